@@ -1,0 +1,1 @@
+"""TreeRL as services: sampler, verifier, trainer, the `treerl` command, and what they share."""

@@ -1,0 +1,253 @@
+"""Domain objects to protobuf messages and back.
+
+Decoding checks what arrives: a message that no client of ours could have built raises InvalidRequestError.
+"""
+
+import json
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from services.common.errors import InvalidRequestError
+from services.common.problem import (
+    AssertTests,
+    CallCase,
+    CallTests,
+    CodeTests,
+    Domain,
+    Problem,
+    StdinCase,
+    StdinTests,
+)
+from services.common.tree import (
+    Branch,
+    FinishReason,
+    ForkSelection,
+    SamplingParameters,
+    SearchParameters,
+    Tree,
+    TreeRequest,
+    VersionSpan,
+    check_tree,
+)
+from services.common.verdict import Outcome, Verdict
+from treerl.common.v1 import problem_pb2, tree_pb2, verdict_pb2
+
+_DOMAINS = {Domain.MATH: problem_pb2.DOMAIN_MATH, Domain.CODE: problem_pb2.DOMAIN_CODE}
+_DOMAINS_BACK = {number: domain for domain, number in _DOMAINS.items()}
+
+MessageT = TypeVar("MessageT", bound=Message)
+
+
+def parse(message_type: type[MessageT], data: bytes) -> MessageT:
+    """Read a serialized message.
+
+    Raises:
+        InvalidRequestError: the bytes are not such a message.
+    """
+    try:
+        return message_type.FromString(data)
+    except DecodeError as error:
+        raise InvalidRequestError(f"{len(data)} bytes are not a {message_type.DESCRIPTOR.full_name}") from error
+
+
+def encode_problem(problem: Problem) -> problem_pb2.Problem:
+    message = problem_pb2.Problem(
+        id=problem.id, domain=_DOMAINS[problem.domain], prompt=problem.prompt, category=problem.category
+    )
+    if problem.answer is not None:
+        message.answer = problem.answer
+    elif problem.tests is not None:
+        message.tests.CopyFrom(_encode_tests(problem.tests))
+    return message
+
+
+def decode_problem(message: problem_pb2.Problem) -> Problem:
+    if message.domain not in _DOMAINS_BACK:
+        raise InvalidRequestError(f"problem {message.id!r} has domain {message.domain}: expected MATH or CODE")
+    gold = message.WhichOneof("gold")
+    return Problem(
+        id=message.id,
+        domain=_DOMAINS_BACK[message.domain],
+        prompt=message.prompt,
+        answer=message.answer if gold == "answer" else None,
+        tests=_decode_tests(message.tests) if gold == "tests" else None,
+        category=message.category,
+    )
+
+
+def _encode_tests(tests: CodeTests) -> problem_pb2.CodeTests:
+    match tests:
+        case StdinTests(cases=stdin_cases):
+            stdin = [problem_pb2.StdinTests.Case(input=c.input, output=c.output) for c in stdin_cases]
+            return problem_pb2.CodeTests(stdin=problem_pb2.StdinTests(cases=stdin))
+        case CallTests(fn_name=fn_name, cases=call_cases):
+            calls = [
+                problem_pb2.CallTests.Case(args_json=json.dumps(c.args), result_json=json.dumps(c.result))
+                for c in call_cases
+            ]
+            return problem_pb2.CodeTests(call=problem_pb2.CallTests(fn_name=fn_name, cases=calls))
+        case AssertTests(code=code):
+            return problem_pb2.CodeTests(assertions=problem_pb2.AssertTests(code=code))
+
+
+def _decode_tests(message: problem_pb2.CodeTests) -> CodeTests:
+    kind = message.WhichOneof("kind")
+    try:
+        if kind == "stdin":
+            return StdinTests(cases=tuple(StdinCase(input=c.input, output=c.output) for c in message.stdin.cases))
+        if kind == "call":
+            cases = tuple(
+                CallCase(args=tuple(json.loads(c.args_json)), result=json.loads(c.result_json))
+                for c in message.call.cases
+            )
+            return CallTests(fn_name=message.call.fn_name, cases=cases)
+        if kind == "assertions":
+            return AssertTests(code=message.assertions.code)
+    except (ValueError, TypeError) as error:  # malformed JSON, no cases, or empty text
+        raise InvalidRequestError(f"tests of kind {kind!r} cannot be read: {error}") from error
+    raise InvalidRequestError("tests name no kind: expected stdin, call or assertions")
+
+
+def encode_verdict(verdict: Verdict) -> verdict_pb2.Verdict:
+    return verdict_pb2.Verdict(
+        outcome=verdict_pb2.Outcome.ValueType(verdict.outcome.value), reason=verdict.reason, wall_ms=verdict.wall_ms
+    )
+
+
+def decode_verdict(message: verdict_pb2.Verdict) -> Verdict:
+    try:
+        outcome = Outcome(message.outcome)
+    except ValueError as error:
+        raise InvalidRequestError(f"verdict has outcome {message.outcome}: expected 1 to 8") from error
+    return Verdict(outcome, message.reason, message.wall_ms)
+
+
+def encode_search(search: SearchParameters) -> tree_pb2.SearchParameters:
+    return tree_pb2.SearchParameters(
+        chains=search.chains,
+        forks=search.forks,
+        rounds=search.rounds,
+        branches=search.branches,
+        selection=tree_pb2.ForkSelection.ValueType(search.selection.value),
+    )
+
+
+def decode_search(message: tree_pb2.SearchParameters) -> SearchParameters:
+    if message.chains < 1:
+        raise InvalidRequestError("search has 0 chains: expected at least 1")
+    try:
+        selection = ForkSelection(message.selection or ForkSelection.SURPRISAL.value)
+    except ValueError as error:
+        raise InvalidRequestError(f"search has unknown selection {message.selection}") from error
+    return SearchParameters(message.chains, message.forks, message.rounds, message.branches, selection)
+
+
+def encode_sampling(sampling: SamplingParameters) -> tree_pb2.SamplingParameters:
+    return tree_pb2.SamplingParameters(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+        seed=sampling.seed,
+        stop=sampling.stop,
+    )
+
+
+def decode_sampling(message: tree_pb2.SamplingParameters) -> SamplingParameters:
+    if not message.temperature >= 0:
+        raise InvalidRequestError(f"temperature is {message.temperature}: expected 0 or more")
+    if not 0 < message.top_p <= 1:
+        raise InvalidRequestError(f"top_p is {message.top_p}: expected more than 0 and at most 1")
+    if message.max_tokens < 1:
+        raise InvalidRequestError("max_tokens is 0: expected at least 1")
+    return SamplingParameters(
+        temperature=message.temperature,
+        top_p=message.top_p,
+        max_tokens=message.max_tokens,
+        seed=message.seed if message.HasField("seed") else None,
+        stop=tuple(message.stop),
+    )
+
+
+def encode_request(request: TreeRequest) -> tree_pb2.TreeRequest:
+    return tree_pb2.TreeRequest(
+        tree_id=request.tree_id,
+        problem=encode_problem(request.problem),
+        search=encode_search(request.search),
+        sampling=encode_sampling(request.sampling),
+        min_policy_version=request.min_policy_version,
+    )
+
+
+def decode_request(message: tree_pb2.TreeRequest) -> TreeRequest:
+    return TreeRequest(
+        tree_id=message.tree_id,
+        problem=decode_problem(message.problem),
+        search=decode_search(message.search),
+        sampling=decode_sampling(message.sampling),
+        min_policy_version=message.min_policy_version,
+    )
+
+
+def encode_branch(branch: Branch) -> tree_pb2.Branch:
+    return tree_pb2.Branch(
+        id=branch.id,
+        parent_id=branch.parent_id,
+        fork_index=branch.fork_index,
+        token_ids=branch.token_ids,
+        logprobs=branch.logprobs,
+        entropies=branch.entropies,
+        versions=[
+            tree_pb2.VersionSpan(policy_version=s.policy_version, num_tokens=s.num_tokens) for s in branch.versions
+        ],
+        finish_reason=tree_pb2.FinishReason.ValueType(branch.finish_reason.value),
+        response_text=branch.response_text,
+        prefilled_tokens=branch.prefilled_tokens,
+        verdict=None if branch.verdict is None else encode_verdict(branch.verdict),
+    )
+
+
+def decode_branch(message: tree_pb2.Branch) -> Branch:
+    try:
+        finish_reason = FinishReason(message.finish_reason)
+    except ValueError as error:
+        raise InvalidRequestError(f"branch {message.id} has unknown finish reason {message.finish_reason}") from error
+    return Branch(
+        id=message.id,
+        parent_id=message.parent_id if message.HasField("parent_id") else None,
+        fork_index=message.fork_index,
+        token_ids=tuple(message.token_ids),
+        logprobs=tuple(message.logprobs),
+        entropies=tuple(message.entropies),
+        versions=tuple(VersionSpan(s.policy_version, s.num_tokens) for s in message.versions),
+        finish_reason=finish_reason,
+        response_text=message.response_text,
+        prefilled_tokens=message.prefilled_tokens,
+        verdict=decode_verdict(message.verdict) if message.HasField("verdict") else None,
+    )
+
+
+def encode_tree(tree: Tree) -> tree_pb2.Tree:
+    return tree_pb2.Tree(
+        tree_id=tree.tree_id,
+        problem=encode_problem(tree.problem),
+        search=encode_search(tree.search),
+        sampling=encode_sampling(tree.sampling),
+        prompt_token_ids=tree.prompt_token_ids,
+        branches=[encode_branch(branch) for branch in tree.branches],
+        sample_s=tree.sample_s,
+    )
+
+
+def decode_tree(message: tree_pb2.Tree) -> Tree:
+    branches = tuple(decode_branch(branch) for branch in message.branches)
+    check_tree(branches)
+    return Tree(
+        tree_id=message.tree_id,
+        problem=decode_problem(message.problem),
+        search=decode_search(message.search),
+        sampling=decode_sampling(message.sampling),
+        prompt_token_ids=tuple(message.prompt_token_ids),
+        branches=branches,
+        sample_s=message.sample_s,
+    )

@@ -1,0 +1,61 @@
+"""The exception hierarchy: every error that a user or a client can cause or meet.
+
+Each class carries the gRPC status it maps to, so that one interceptor serves all. A message says what was got, what was
+expected and what to do.
+"""
+
+from grpc import StatusCode
+
+
+class TreerlError(Exception):
+    """Root of the hierarchy; a bug in the system if raised bare."""
+
+    status = StatusCode.INTERNAL
+
+
+class InvalidRequestError(TreerlError):
+    """The request or the input can never succeed as it stands."""
+
+    status = StatusCode.INVALID_ARGUMENT
+
+
+class NotFoundError(TreerlError):
+    """The named thing is unknown, was released, or has expired."""
+
+    status = StatusCode.NOT_FOUND
+
+
+class PreconditionError(TreerlError):
+    """The request is well formed but the service's state forbids it."""
+
+    status = StatusCode.FAILED_PRECONDITION
+
+
+class OverloadedError(TreerlError):
+    """A bounded queue is full; the same request can succeed later."""
+
+    status = StatusCode.RESOURCE_EXHAUSTED
+
+
+class UnavailableError(TreerlError):
+    """Something this service needs cannot be reached at the moment."""
+
+    status = StatusCode.UNAVAILABLE
+
+
+class ConfigurationError(TreerlError):
+    """A setting, a file or the machine does not fit; raised at start-up."""
+
+    status = StatusCode.FAILED_PRECONDITION
+
+
+class CheckpointError(TreerlError):
+    """Published weights are missing, incomplete, of the wrong shape or of the wrong checksum."""
+
+    status = StatusCode.DATA_LOSS
+
+
+class MismatchError(TreerlError):
+    """Sampler and trainer disagree on the policy's log-probabilities."""
+
+    status = StatusCode.FAILED_PRECONDITION

@@ -1,0 +1,99 @@
+"""The gRPC server every service runs: health, reflection, message limits, and a graceful end on SIGTERM."""
+
+import asyncio
+import signal
+from types import TracebackType
+from typing import Self
+
+import structlog
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from services.common import metrics
+from services.common.errors import ConfigurationError
+from services.common.interceptors import StatusInterceptor
+from services.common.logs import configure_logs
+from services.common.settings import ServiceSettings
+
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+"""Largest message sent or received; a 30-leaf tree of 8,192 tokens a leaf is about 2 MiB."""
+
+DRAIN_S = 10.0
+"""Seconds that calls under way get to end after SIGTERM."""
+
+CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+)
+
+log = structlog.get_logger()
+
+
+class GrpcServer:
+    """An asynchronous server that reports SERVING only between `set_serving(True)` and the first SIGTERM or SIGINT.
+
+    Use as an async context manager: register servicers before entering; on exit it drains and stops.
+    """
+
+    def __init__(self, settings: ServiceSettings, service_name: str) -> None:
+        """Set up logs and the server.
+
+        Args:
+            settings: where to listen.
+            service_name: full name of the protobuf service, for health and reflection.
+        """
+        configure_logs(settings.table, settings.instance, settings.log_level)
+        self._settings = settings
+        self._service_name = service_name
+        self._health = HealthServicer()
+        self._stopping = asyncio.Event()
+        # without so_reuseport=0 a second server would silently share a busy port
+        self.server = aio.server(
+            interceptors=[StatusInterceptor()], options=[*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)]
+        )
+        self.port = 0
+
+    async def __aenter__(self) -> Self:
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
+        reflection.enable_server_reflection(
+            (self._service_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME),
+            self.server,
+        )
+        await self.set_serving(False)
+        address = f"{self._settings.host}:{self._settings.port}"
+        try:
+            self.port = self.server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise ConfigurationError(
+                f"cannot listen on {address}: the port is taken or the address is not ours"
+            ) from error
+        metrics_port = metrics.serve_metrics(self._settings.host, self._settings.metrics_port)
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(signal_number, self._stopping.set)
+        await self.server.start()
+        log.info("listening", port=self.port, metrics_port=metrics_port)
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._health.enter_graceful_shutdown()
+        await self.server.stop(DRAIN_S)
+        log.info("stopped")
+
+    async def set_serving(self, serving: bool) -> None:
+        """Set what the health service says."""
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        await self._health.set("", status)
+        await self._health.set(self._service_name, status)
+
+    def stop(self) -> None:
+        """Begin to end, as SIGTERM does."""
+        self._stopping.set()
+
+    @property
+    def stopping(self) -> asyncio.Event:
+        """Set once the service should end."""
+        return self._stopping

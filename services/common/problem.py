@@ -1,0 +1,146 @@
+"""A prompt whose answer can be checked.
+
+The JSON form, one object a line in a data file, is
+`{"id", "domain": "math" | "code", "prompt", "answer"?, "tests"?, "category"?}` with `tests` one of
+`{"kind": "stdin", "cases": [{"input", "output"}]}`, `{"kind": "call", "fn_name", "cases": [{"args", "result"}]}` and
+`{"kind": "assert", "code"}`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from services.common.errors import InvalidRequestError
+
+Json: TypeAlias = Any  # a JSON value: its shape is the test author's business
+
+
+class Domain(Enum):
+    """Which grader judges the answer; the values are those of the JSON form."""
+
+    MATH = "math"
+    CODE = "code"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StdinCase(_Strict):
+    """Standard input, and the standard output expected of it."""
+
+    input: str
+    output: str
+
+
+class StdinTests(_Strict):
+    """Runs of the whole program."""
+
+    kind: Literal["stdin"] = "stdin"
+    cases: tuple[StdinCase, ...] = Field(min_length=1)
+
+
+class CallCase(_Strict):
+    """Positional arguments, and the result expected of them."""
+
+    args: tuple[Json, ...]
+    result: Json
+
+
+class CallTests(_Strict):
+    """Calls of one function, or of a method of class `Solution`."""
+
+    kind: Literal["call"] = "call"
+    fn_name: str = Field(min_length=1)
+    cases: tuple[CallCase, ...] = Field(min_length=1)
+
+
+class AssertTests(_Strict):
+    """Python source that runs in the program's namespace and raises if the program is wrong."""
+
+    kind: Literal["assert"] = "assert"
+    code: str = Field(min_length=1)
+
+
+CodeTests: TypeAlias = StdinTests | CallTests | AssertTests
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A prompt and what its answer is checked against: `answer` for math, `tests` for code."""
+
+    id: str
+    domain: Domain
+    prompt: str
+    answer: str | None = None
+    tests: CodeTests | None = None
+    category: str = ""
+
+
+class _ProblemRow(_Strict):
+    """The JSON form of a problem."""
+
+    id: str = Field(min_length=1)
+    domain: Domain
+    prompt: str = Field(min_length=1)
+    answer: str | None = None
+    tests: CodeTests | None = Field(default=None, discriminator="kind")
+    category: str = ""
+
+    @model_validator(mode="after")
+    def _has_the_gold_of_its_domain(self) -> "_ProblemRow":
+        if self.domain is Domain.MATH and self.answer is None:
+            raise ValueError("a math problem needs 'answer'")
+        if self.domain is Domain.CODE and self.tests is None:
+            raise ValueError("a code problem needs 'tests'")
+        return self
+
+
+_TESTS: TypeAdapter[CodeTests] = TypeAdapter(CodeTests)
+
+
+def parse_problem(row: Mapping[str, Json]) -> Problem:
+    """Read the JSON form of a problem.
+
+    Raises:
+        InvalidRequestError: naming each missing, unknown or mistyped key.
+    """
+    try:
+        checked = _ProblemRow.model_validate(row)
+    except ValidationError as error:
+        raise InvalidRequestError(f"not a problem: {describe(error)}") from error
+    return Problem(**{name: getattr(checked, name) for name in _ProblemRow.model_fields})
+
+
+def parse_tests(tests: Mapping[str, Json]) -> CodeTests:
+    """Read the JSON form of tests.
+
+    Raises:
+        InvalidRequestError: naming each missing, unknown or mistyped key.
+    """
+    try:
+        return _TESTS.validate_python(tests)
+    except ValidationError as error:
+        raise InvalidRequestError(f"not tests: {describe(error)}") from error
+
+
+def problem_row(problem: Problem) -> dict[str, Json]:
+    """The JSON form of a problem; `parse_problem` reads it back."""
+    row: dict[str, Json] = {"id": problem.id, "domain": problem.domain.value, "prompt": problem.prompt}
+    if problem.answer is not None:
+        row["answer"] = problem.answer
+    if problem.tests is not None:
+        row["tests"] = problem.tests.model_dump(mode="json")
+    if problem.category:
+        row["category"] = problem.category
+    return row
+
+
+def describe(error: ValidationError) -> str:
+    """One line out of a validation error: each place and what is wrong there."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in detail['loc']) or 'value'}: {detail['msg']}" for detail in error.errors()
+    )

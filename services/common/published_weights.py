@@ -1,0 +1,149 @@
+"""Weights on their way from the trainer to the samplers, as folders that cannot be mistaken.
+
+    {root}/v00000012/   model.safetensors, config.json, tokenizer files, …   what any Hugging Face loader reads
+                        manifest.json   version, checksum of every file, canary
+                        STABLE          written last: a folder without it is not finished
+
+The *canary* is a few token sequences with the log-probabilities that the trainer computes for them. Whoever loads the
+weights computes them again: a copy of the old weights left anywhere in an engine shows at once.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from services.common.errors import CheckpointError
+
+_STABLE = "STABLE"
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A token sequence and the trainer's logprob of each token but the first, at temperature 1, in nats."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedWeights:
+    """A finished folder of weights.
+
+    Attributes:
+        folder: where it is.
+        policy_version: optimizer steps behind the weights.
+        checksum: digest over the names and digests of all files.
+        files: SHA-256 of each file, by name.
+        canaries: what an engine with these weights must compute.
+    """
+
+    folder: Path
+    policy_version: int
+    checksum: str
+    files: dict[str, str]
+    canaries: tuple[Canary, ...]
+
+
+def publish(
+    root: Path, policy_version: int, canaries: Sequence[Canary], write: Callable[[Path], None], keep: int = 3
+) -> PublishedWeights:
+    """Write a folder of weights that appears whole or not at all, and drop old ones.
+
+    Args:
+        root: folder of all versions.
+        policy_version: optimizer steps behind the weights.
+        canaries: sequences with the trainer's logprobs.
+        write: writes the model and tokenizer files into the folder that it is given.
+        keep: versions left in `root` afterwards, this one included.
+    """
+    folder = version_folder(root, policy_version)
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    write(unfinished)
+    files = {path.name: _digest(path) for path in sorted(unfinished.iterdir())}
+    weights = PublishedWeights(folder, policy_version, _combined(files), files, tuple(canaries))
+    manifest = {
+        "policy_version": policy_version,
+        "checksum": weights.checksum,
+        "files": files,
+        "canaries": [asdict(canary) for canary in canaries],
+    }
+    (unfinished / _MANIFEST).write_text(json.dumps(manifest))
+    (unfinished / _STABLE).touch()
+    for path in unfinished.iterdir():
+        _sync(path)
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+    _sync(root)
+    for old in sorted(root.glob("v*"))[:-keep]:
+        if old != folder:
+            shutil.rmtree(old)
+    return weights
+
+
+def read(folder: Path) -> PublishedWeights:
+    """Read and check a folder of weights.
+
+    Raises:
+        CheckpointError: it is missing, unfinished, or a file is missing or differs from its checksum.
+    """
+    if not (folder / _STABLE).exists():
+        state = "is not finished (no STABLE marker)" if folder.exists() else "does not exist"
+        raise CheckpointError(f"weights folder {folder} {state}; publish it again")
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text())
+        weights = PublishedWeights(
+            folder=folder,
+            policy_version=int(manifest["policy_version"]),
+            checksum=str(manifest["checksum"]),
+            files=dict(manifest["files"]),
+            canaries=tuple(Canary(tuple(c["token_ids"]), tuple(c["logprobs"])) for c in manifest["canaries"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"weights folder {folder} has no readable manifest: {error!r}") from error
+    for name, expected in weights.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"weights folder {folder} lacks {name}, which its manifest lists")
+        if (found := _digest(path)) != expected:
+            raise CheckpointError(f"{path} has checksum {found[:12]}…, its manifest says {expected[:12]}…")
+    if (found := _combined(weights.files)) != weights.checksum:
+        raise CheckpointError(
+            f"manifest of {folder} has checksum {weights.checksum[:12]}…, its files give {found[:12]}…"
+        )
+    return weights
+
+
+def latest(root: Path) -> Path | None:
+    """The finished folder of the highest version, or None."""
+    finished = [folder for folder in root.glob("v*") if (folder / _STABLE).exists()]
+    return max(finished, default=None)
+
+
+def version_folder(root: Path, policy_version: int) -> Path:
+    """Where a version's weights are."""
+    return root / f"v{policy_version:08d}"
+
+
+def _combined(files: dict[str, str]) -> str:
+    lines = "".join(f"{name}:{digest}\n" for name, digest in sorted(files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

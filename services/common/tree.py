@@ -1,0 +1,263 @@
+"""A tree of responses to one prompt, and its segments.
+
+A *branch* is what was sampled in one go: from a fork point, or from the prompt, to its end. Branches never change,
+every branch ends in exactly one leaf, and the leaf bears the branch's id. *Segments* are what lies between fork points;
+they follow from the branches and are never stored, so a fork cannot make an id stale.
+
+Positions are counted in response tokens from the end of the prompt: a branch with fork index f holds positions
+f, f+1, … of its leaf's path.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from itertools import pairwise
+
+from services.common.errors import InvalidRequestError
+from services.common.problem import Problem
+from services.common.verdict import Verdict
+
+
+class ForkSelection(Enum):
+    """How the tokens to fork at are chosen; the values are the protobuf numbers."""
+
+    SURPRISAL = 1
+    ENTROPY = 2
+    RANDOM = 3
+
+
+class FinishReason(Enum):
+    """Why a branch ended; the values are the protobuf numbers."""
+
+    STOP = 1
+    LENGTH = 2
+
+
+@dataclass(frozen=True, slots=True)
+class SearchParameters:
+    """EPTree's (M, N, L, T) (TreeRL, section 3.1).
+
+    Attributes:
+        chains: M, independent chains from the prompt.
+        forks: N, tokens chosen in each chain's tree in each round.
+        rounds: L, rounds of forking.
+        branches: T, branches sampled from each chosen token.
+        selection: how tokens are chosen.
+    """
+
+    chains: int
+    forks: int = 0
+    rounds: int = 0
+    branches: int = 0
+    selection: ForkSelection = ForkSelection.SURPRISAL
+
+    @property
+    def max_leaves(self) -> int:
+        """Leaves of a tree in which every chain has enough tokens to fork: M + M·N·L·T."""
+        return self.chains * (1 + self.forks * self.rounds * self.branches)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParameters:
+    """How tokens are drawn.
+
+    Attributes:
+        temperature: softmax temperature; 0 is greedy.
+        top_p: nucleus mass in (0, 1].
+        max_tokens: bound on the whole response, forked prefix included.
+        seed: makes a tree repeatable at the same weights; None draws one.
+        stop: strings that end a response and stay part of it.
+    """
+
+    temperature: float
+    top_p: float
+    max_tokens: int
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSpan:
+    """A run of consecutive tokens sampled by one policy version."""
+
+    policy_version: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Tokens sampled in one go, and the leaf they end in.
+
+    Attributes:
+        id: position in `Tree.branches`.
+        parent_id: the branch it was forked from; None for a chain.
+        fork_index: response tokens kept from the parent's path; 0 for a chain.
+        token_ids: the sampled tokens, at positions fork_index, fork_index + 1, ….
+        logprobs: log pi(token | prefix) of each at temperature 1, in nats.
+        entropies: Shannon entropy at each, in nats; empty unless the selection needs it.
+        versions: which weights sampled which tokens.
+        finish_reason: why it ended.
+        response_text: the whole response decoded, forked prefix included, end token excluded.
+        prefilled_tokens: tokens of prompt and prefix that the engine computed again.
+        verdict: judgement of the whole response; None until graded.
+    """
+
+    id: int
+    parent_id: int | None
+    fork_index: int
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    entropies: tuple[float, ...]
+    versions: tuple[VersionSpan, ...]
+    finish_reason: FinishReason
+    response_text: str
+    prefilled_tokens: int = 0
+    verdict: Verdict | None = None
+
+    @property
+    def end(self) -> int:
+        """Length of the whole response, in tokens."""
+        return self.fork_index + len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class TreeRequest:
+    """Asks for one tree; a second request with the same `tree_id` is the same request."""
+
+    tree_id: str
+    problem: Problem
+    search: SearchParameters
+    sampling: SamplingParameters
+    min_policy_version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """All responses sampled for one prompt; branch i has id i and a parent comes before its children."""
+
+    tree_id: str
+    problem: Problem
+    search: SearchParameters
+    sampling: SamplingParameters
+    prompt_token_ids: tuple[int, ...]
+    branches: tuple[Branch, ...]
+    sample_s: float = 0.0
+
+    def with_verdicts(self, verdicts: Sequence[Verdict]) -> "Tree":
+        """The same tree with verdict i on branch i."""
+        graded = tuple(replace(b, verdict=v) for b, v in zip(self.branches, verdicts, strict=True))
+        return replace(self, branches=graded)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Tokens between two fork points: positions [start, end) of a branch.
+
+    Attributes:
+        id: position in the list returned by `segments`; the root, which is the prompt, has none.
+        parent_id: the segment before it; None where that is the prompt.
+        branch_id: the branch that sampled its tokens.
+        start: first position.
+        end: position after the last.
+        leaf_ids: branches whose leaves lie below, itself included, in rising order; L(s) of the paper.
+    """
+
+    id: int
+    parent_id: int | None
+    branch_id: int
+    start: int
+    end: int
+    leaf_ids: tuple[int, ...]
+
+
+def check_tree(branches: Sequence[Branch]) -> None:
+    """Check that branches form a tree as `Tree` describes it.
+
+    Raises:
+        InvalidRequestError: naming the first branch that does not fit, and why.
+    """
+    for position, branch in enumerate(branches):
+        if branch.id != position:
+            raise InvalidRequestError(f"branch at position {position} has id {branch.id}: ids must equal positions")
+        if not branch.token_ids or len(branch.logprobs) != len(branch.token_ids):
+            raise InvalidRequestError(
+                f"branch {branch.id} has {len(branch.token_ids)} tokens and {len(branch.logprobs)} logprobs: "
+                "needs at least one token and one logprob for each"
+            )
+        if sum(span.num_tokens for span in branch.versions) != len(branch.token_ids):
+            raise InvalidRequestError(f"branch {branch.id}: its version spans do not cover its tokens exactly")
+        if branch.parent_id is None:
+            if branch.fork_index != 0:
+                raise InvalidRequestError(f"branch {branch.id} is a chain but has fork index {branch.fork_index}")
+        elif not 0 <= branch.parent_id < position:
+            raise InvalidRequestError(f"branch {branch.id} has parent {branch.parent_id}: parents must come before")
+        else:
+            parent = branches[branch.parent_id]
+            if not parent.fork_index < branch.fork_index < parent.end:
+                raise InvalidRequestError(
+                    f"branch {branch.id} forks branch {parent.id} at {branch.fork_index}: "
+                    f"must lie in ({parent.fork_index}, {parent.end})"
+                )
+
+
+def path(branches: Sequence[Branch], branch_id: int) -> list[tuple[Branch, int]]:
+    """The branches a leaf's response runs through, in order: each with the position where the response leaves it."""
+    steps: list[tuple[Branch, int]] = []
+    branch = branches[branch_id]
+    end = branch.end
+    while True:
+        steps.append((branch, end))
+        if branch.parent_id is None:
+            return steps[::-1]
+        end, branch = branch.fork_index, branches[branch.parent_id]
+
+
+def path_tokens(branches: Sequence[Branch], branch_id: int) -> tuple[int, ...]:
+    """The whole response that ends in a leaf, as token ids."""
+    return tuple(
+        token for branch, end in path(branches, branch_id) for token in branch.token_ids[: end - branch.fork_index]
+    )
+
+
+def chain_of(branches: Sequence[Branch], branch_id: int) -> int:
+    """Id of the chain that a branch descends from."""
+    return path(branches, branch_id)[0][0].id
+
+
+def owner_of(branches: Sequence[Branch], branch_id: int, position: int) -> int:
+    """Id of the branch on a leaf's path that sampled the token at a position.
+
+    Raises:
+        InvalidRequestError: the path has no such position.
+    """
+    for branch, end in path(branches, branch_id):
+        if branch.fork_index <= position < end:
+            return branch.id
+    raise InvalidRequestError(
+        f"token index {position} is outside the path of branch {branch_id}, which has {branches[branch_id].end} tokens"
+    )
+
+
+def segments(branches: Sequence[Branch]) -> list[Segment]:
+    """Cut branches at their fork points; a parent comes before its children."""
+    forked: list[list[Branch]] = [[] for _ in branches]
+    for branch in branches:
+        if branch.parent_id is not None:
+            forked[branch.parent_id].append(branch)
+    leaves_from: list[set[int]] = [{branch.id} for branch in branches]
+    for branch in reversed(branches):
+        for child in forked[branch.id]:
+            leaves_from[branch.id] |= leaves_from[child.id]
+
+    found: list[Segment] = []
+    ending_at: dict[tuple[int, int], int] = {}
+    for branch in branches:
+        parent_id = None if branch.parent_id is None else ending_at[branch.parent_id, branch.fork_index]
+        cuts = sorted({child.fork_index for child in forked[branch.id]})
+        for start, end in pairwise([branch.fork_index, *cuts, branch.end]):
+            later = (leaves_from[child.id] for child in forked[branch.id] if child.fork_index >= end)
+            leaf_ids = tuple(sorted({branch.id}.union(*later)))
+            segment = Segment(len(found), parent_id, branch.id, start, end, leaf_ids)
+            found.append(segment)
+            ending_at[branch.id, end] = parent_id = segment.id
+    return found
