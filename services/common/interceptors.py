@@ -1,5 +1,7 @@
 """One interceptor for every RPC of ours: errors become status codes, and calls are counted and timed."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,7 +16,7 @@ from services.common.errors import TreerlError
 OUR_PACKAGE = "/treerl."
 
 
-class StatusInterceptor(aio.ServerInterceptor[Any, Any]):
+class StatusInterceptor(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
     """Maps `TreerlError` to the status its class names; other exceptions are bugs and reach the client as UNKNOWN."""
 
     async def intercept_service(

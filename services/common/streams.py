@@ -46,6 +46,9 @@ MAX_DELIVERIES = 5
 BLOCK_MS = 500
 """Longest wait of one read, so that a worker notices a stop request."""
 
+DRAIN_S = 10.0
+"""Seconds that entries under way get to end when a worker stops."""
+
 _COMPLETE = """
 if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then return 0 end
 redis.call('XADD', KEYS[2], '*', unpack(ARGV, 3))
@@ -262,13 +265,22 @@ class Stage:
         self._busy: dict[bytes, Entry] = {}
 
     async def run(self, handle: Callable[[bytes], Awaitable[bytes]], stopping: asyncio.Event) -> None:
-        """Work until asked to stop; entries under way are then finished, or left for redelivery if cancelled.
+        """Work until asked to stop; entries under way then get `DRAIN_S` to end, and are left for redelivery if not.
 
         Args:
             handle: makes an entry's output from its payload. InvalidRequestError buries the entry; any other
                 TreerlError leaves it to be delivered again.
             stopping: set once no new entry should be taken.
+
+        Raises:
+            UnavailableError: Redis stopped answering.
         """
+        try:
+            await self._run(handle, stopping)
+        except* RedisError as lost:
+            raise UnavailableError(f"Redis stopped answering: {lost.exceptions[0]}") from lost
+
+    async def _run(self, handle: Callable[[bytes], Awaitable[bytes]], stopping: asyncio.Event) -> None:
         await self._streams.create()
         async with asyncio.TaskGroup() as tasks:
             touching = tasks.create_task(self._touch_busy())
@@ -288,8 +300,9 @@ class Stage:
                 else:
                     entries = await self._take()
             if handling:
-                await asyncio.wait(handling)
-            touching.cancel()
+                await asyncio.wait(handling, timeout=DRAIN_S)
+            for task in (touching, *handling):
+                task.cancel()
 
     async def _unfinished(self) -> list[Entry]:
         left = await self._streams.unfinished(self._source)

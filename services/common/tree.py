@@ -261,3 +261,23 @@ def segments(branches: Sequence[Branch]) -> list[Segment]:
             found.append(segment)
             ending_at[branch.id, end] = parent_id = segment.id
     return found
+
+
+def in_canonical_order(tree: Tree) -> Tree:
+    """The same tree with ids that depend on its tokens alone, not on which branch ended first.
+
+    Chains come first, ordered by their tokens; then, generation by generation, what was forked from them, ordered by
+    parent, fork index and tokens.
+    """
+    new_ids: dict[int | None, int] = {None: -1}
+    ordered: list[Branch] = []
+    generation = [branch for branch in tree.branches if branch.parent_id is None]
+    while generation:
+        generation.sort(key=lambda b: (new_ids[b.parent_id], b.fork_index, b.token_ids))
+        for branch in generation:
+            new_ids[branch.id] = len(ordered)
+            parent_id = None if branch.parent_id is None else new_ids[branch.parent_id]
+            ordered.append(replace(branch, id=len(ordered), parent_id=parent_id))
+        parents = {branch.id for branch in generation}
+        generation = [branch for branch in tree.branches if branch.parent_id in parents]
+    return replace(tree, branches=tuple(ordered))

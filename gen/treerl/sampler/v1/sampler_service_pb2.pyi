@@ -356,7 +356,6 @@ class GetStatusResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     TREES_IN_FLIGHT_FIELD_NUMBER: _builtins.int
     TREES_HELD_FIELD_NUMBER: _builtins.int
-    DECODED_TOKENS_FIELD_NUMBER: _builtins.int
     policy_version: _builtins.int
     """Version now serving."""
     checksum: _builtins.str
@@ -364,11 +363,9 @@ class GetStatusResponse(_message.Message):
     model: _builtins.str
     """Model folder or name that the engine was started with."""
     trees_in_flight: _builtins.int
-    """Trees being searched."""
+    """Trees being searched for callers of SearchTree."""
     trees_held: _builtins.int
-    """Trees held for clients."""
-    decoded_tokens: _builtins.int
-    """Tokens sampled since the start."""
+    """Trees held for clients of Generate and Fork."""
     def __init__(
         self,
         *,
@@ -377,11 +374,10 @@ class GetStatusResponse(_message.Message):
         model: _builtins.str = ...,
         trees_in_flight: _builtins.int = ...,
         trees_held: _builtins.int = ...,
-        decoded_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "decoded_tokens", b"decoded_tokens", "model", b"model", "policy_version", b"policy_version", "trees_held", b"trees_held", "trees_in_flight", b"trees_in_flight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "model", b"model", "policy_version", b"policy_version", "trees_held", b"trees_held", "trees_in_flight", b"trees_in_flight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,92 @@
+"""The sampler process: `python -m services.sampler --config FILE`."""
+
+import asyncio
+
+import structlog
+
+from services.common import published_weights
+from services.common.entry import run_service
+from services.common.errors import CheckpointError, ConfigurationError
+from services.common.grpc_server import GrpcServer
+from services.common.streams import Streams, connect
+from services.sampler.prompts import TokenizerCodec
+from services.sampler.servicer import SERVICE_NAME, SamplerServicer
+from services.sampler.settings import SamplerSettings
+from services.sampler.vllm_engine import VllmEngine
+from services.sampler.weights import ServedWeights
+from services.sampler.worker import SamplerWorker
+from treerl.sampler.v1 import sampler_service_pb2_grpc as rpc
+
+HEALTH_CHECK_S = 1.0
+"""Seconds between two looks at the engine's process."""
+
+log = structlog.get_logger()
+
+
+async def serve(settings: SamplerSettings) -> None:
+    """Run until SIGTERM.
+
+    Raises:
+        TreerlError: the sampler cannot start, or its engine died.
+    """
+    if not (settings.model / "config.json").is_file():
+        raise ConfigurationError(f"no model in {settings.model}: expected a Hugging Face folder with config.json")
+    servicer = SamplerServicer(settings)
+    server = GrpcServer(settings, SERVICE_NAME)
+    rpc.add_SamplerServiceServicer_to_server(servicer, server.server)
+    async with server:
+        redis = await connect(settings.redis_url)
+        prompts = TokenizerCodec(settings.model, settings.prompt_format, settings.system_prompt)
+        engine, weights = await load(settings)
+        try:
+            servicer.attach(engine, prompts, weights)
+            await server.set_serving(True)
+            log.info("serving", policy_version=weights.policy_version)
+            worker = SamplerWorker(engine, prompts, weights, settings)
+            streams = Streams(redis, settings.run, settings.instance)
+            working = asyncio.create_task(worker.run(streams, server.stopping))
+            watching = asyncio.create_task(engine_alive(engine))
+            ended, _ = await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+            watching.cancel()
+            for task in ended:
+                task.result()
+        finally:
+            engine.close()
+            await redis.aclose()
+
+
+async def load(settings: SamplerSettings) -> tuple[VllmEngine, ServedWeights]:
+    """Start the engine on the latest published weights, or on the model folder if there are none.
+
+    Raises:
+        CheckpointError: the published weights are damaged, or the engine's canary differs from the trainer's.
+    """
+    folder = None if settings.weights_dir is None else published_weights.latest(settings.weights_dir)
+    if folder is None:
+        engine = await VllmEngine.start(settings, settings.model, policy_version=0)
+        return engine, ServedWeights(engine, settings.model, 0, "", settings.canary_tolerance_nats)
+    published = await asyncio.to_thread(published_weights.read, folder)
+    engine = await VllmEngine.start(settings, folder, published.policy_version)
+    weights = ServedWeights(
+        engine, folder, published.policy_version, published.checksum, settings.canary_tolerance_nats
+    )
+    difference = await weights.canary_difference(published)
+    if difference > settings.canary_tolerance_nats:
+        engine.close()
+        raise CheckpointError(f"the engine's logprobs differ from those of {folder} by {difference:.2e} on its canary")
+    return engine, weights
+
+
+async def engine_alive(engine: VllmEngine) -> None:
+    """Return never.
+
+    Raises:
+        UnavailableError: the engine's process died.
+    """
+    while True:
+        engine.check_health()
+        await asyncio.sleep(HEALTH_CHECK_S)
+
+
+if __name__ == "__main__":
+    run_service(SamplerSettings, serve)

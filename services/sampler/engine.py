@@ -1,0 +1,89 @@
+"""What the tree search needs of an inference engine: the seam at which tests put a scripted one."""
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+from services.common.tree import FinishReason, VersionSpan
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    """Asks for one continuation.
+
+    Attributes:
+        token_ids: prompt and kept response prefix.
+        temperature: softmax temperature; 0 is greedy.
+        top_p: nucleus mass in (0, 1].
+        max_tokens: bound on the new tokens.
+        seed: seed of this continuation's draws; None draws one.
+        stop: strings that end it and stay part of it.
+        with_entropies: whether each token's Shannon entropy is wanted.
+    """
+
+    token_ids: tuple[int, ...]
+    temperature: float
+    top_p: float
+    max_tokens: int
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    with_entropies: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One continuation.
+
+    Attributes:
+        token_ids: the new tokens, end token included; at least one.
+        logprobs: log pi(token | prefix) of each at temperature 1, in nats.
+        entropies: Shannon entropy at each, in nats; empty unless asked for.
+        versions: which weights sampled which tokens.
+        finish_reason: why it ended.
+        prefilled_tokens: tokens of the request that the prefix cache did not hold.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    entropies: tuple[float, ...]
+    versions: tuple[VersionSpan, ...]
+    finish_reason: FinishReason
+    prefilled_tokens: int
+
+
+class InFlight(Enum):
+    """What becomes of requests in flight while weights are replaced; the values are the protobuf numbers."""
+
+    WAIT = 1
+    KEEP = 2
+    ABORT = 3
+
+
+class Engine(Protocol):
+    """An inference engine that batches whatever runs at once."""
+
+    async def complete(self, request: CompletionRequest) -> Completion:
+        """Sample one continuation; cancelling the task frees the engine at once.
+
+        Raises:
+            InvalidRequestError: the request exceeds what the model can hold.
+        """
+
+    async def score(self, token_ids: tuple[int, ...]) -> tuple[float, ...]:
+        """Logprob of every token but the first under the current weights, at temperature 1, in nats.
+
+        Works while paused.
+        """
+
+    async def pause(self, in_flight: InFlight) -> None:
+        """Begin no completion until `resume`, and deal with those under way."""
+
+    async def replace_weights(self, folder: Path, policy_version: int) -> None:
+        """Read the weights of a Hugging Face folder into the running model; call between `pause` and `resume`.
+
+        Completions that `pause` kept go on under the new weights as soon as this returns.
+        """
+
+    async def resume(self) -> None:
+        """Begin completions again."""

@@ -1,0 +1,61 @@
+"""EPTree: grow a tree by forking where the policy was least sure (TreeRL, section 3.1, Algorithm 1)."""
+
+import asyncio
+from collections.abc import Callable
+
+from services.common import metrics
+from services.common.errors import TreerlError
+from services.common.tree import Branch, Tree, TreeRequest
+from services.sampler.engine import Engine
+from services.sampler.growing_tree import GrowingTree, derive_seed
+from services.sampler.prompts import PromptCodec
+from services.sampler.uncertainty import choose_forks
+
+
+async def search(
+    engine: Engine, codec: PromptCodec, request: TreeRequest, on_branch: Callable[[Branch], None] | None = None
+) -> Tree:
+    """Sample M chains, and L times fork each chain's tree at its N least sure tokens with T branches each.
+
+    Chains never wait for each other: a chain's forks start when it ends, and its next round when its last round ends.
+
+    Args:
+        engine: samples continuations.
+        codec: turns prompts into tokens and responses into text.
+        request: (M, N, L, T) and how tokens are drawn.
+        on_branch: called with each branch as it ends.
+
+    Raises:
+        InvalidRequestError: the prompt is empty or does not fit the model.
+    """
+    growing = GrowingTree(engine, codec, request, on_branch)
+
+    async def grow(number: int) -> None:
+        chain = await growing.sample_chain(number)
+        for round_number in range(request.search.rounds):
+            forks = choose_forks(
+                growing.chain_tree(chain.id),
+                request.search.forks,
+                request.search.selection,
+                codec.end_token_ids,
+                derive_seed(request.sampling.seed, "forks", number, round_number),
+            )
+            async with asyncio.TaskGroup() as tasks:
+                for branch_id, position in forks:
+                    tasks.create_task(growing.fork(branch_id, position, request.search.branches))
+
+    with metrics.TREES_IN_FLIGHT.track_inprogress(), metrics.TREE_SECONDS.time():
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for number in range(request.search.chains):
+                    tasks.create_task(grow(number))
+        except* TreerlError as failures:
+            raise _first(failures) from failures
+    metrics.SAMPLED_TREES.inc()
+    return growing.tree()
+
+
+def _first(failures: BaseExceptionGroup[TreerlError]) -> TreerlError:
+    """The first error of a group of groups: what made the search fail; its siblings were cancelled for it."""
+    error = failures.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error

@@ -1,0 +1,143 @@
+"""A tree while branches are added to it: what EPTree grows, and what a client grows by hand."""
+
+import asyncio
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from services.common import metrics
+from services.common.errors import InvalidRequestError
+from services.common.tree import Branch, ForkSelection, Tree, TreeRequest, owner_of, path_tokens
+from services.sampler.engine import CompletionRequest, Engine
+from services.sampler.prompts import PromptCodec
+
+
+class GrowingTree:
+    """Samples branches and hands out their ids in the order in which they end."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        codec: PromptCodec,
+        request: TreeRequest,
+        on_branch: Callable[[Branch], None] | None = None,
+    ) -> None:
+        """
+        Args:
+            engine: samples continuations.
+            codec: turns prompts into tokens and responses into text.
+            request: what to sample, and how.
+            on_branch: called with each branch as it ends.
+
+        Raises:
+            InvalidRequestError: the prompt cannot be encoded.
+        """
+        self._engine = engine
+        self._codec = codec
+        self._request = request
+        self._on_branch = on_branch
+        self._prompt = codec.encode(request.problem.prompt)
+        self._branches: list[Branch] = []
+        self._seeds: list[int | None] = []
+        self._forks: Counter[tuple[int, int]] = Counter()
+        self._started = time.perf_counter()
+        self._ended = self._started
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        """What was sampled so far."""
+        return tuple(self._branches)
+
+    def tree(self) -> Tree:
+        """What was sampled so far, as a tree."""
+        request = self._request
+        return Tree(
+            request.tree_id,
+            request.problem,
+            request.search,
+            request.sampling,
+            self._prompt,
+            self.branches,
+            self._ended - self._started,
+        )
+
+    def chain_tree(self, chain_id: int) -> list[Branch]:
+        """A chain and everything forked from it so far, parents first."""
+        members: dict[int, Branch] = {}
+        for branch in self._branches:
+            if branch.id == chain_id or branch.parent_id in members:
+                members[branch.id] = branch
+        return list(members.values())
+
+    async def sample_chain(self, number: int) -> Branch:
+        """Sample a chain from the prompt; its number sets it apart from its siblings."""
+        return await self._sample(None, 0, derive_seed(self._request.sampling.seed, "chain", number))
+
+    async def fork(self, branch_id: int, position: int, count: int) -> list[Branch]:
+        """Sample branches that keep the tokens of a path before `position` and draw anew from there.
+
+        Raises:
+            InvalidRequestError: no such branch, or no such position after the first on its path.
+        """
+        if not 0 <= branch_id < len(self._branches):
+            raise InvalidRequestError(f"branch {branch_id} does not exist: the tree has {len(self._branches)} branches")
+        parent_id = owner_of(self._branches, branch_id, position)
+        if position == self._branches[parent_id].fork_index:
+            raise InvalidRequestError(
+                f"token {position} is the first of branch {parent_id}: forking there would repeat the fork that made it"
+            )
+        first = self._forks[parent_id, position]
+        self._forks[parent_id, position] += count
+        seeds = [derive_seed(self._seeds[parent_id], position, number) for number in range(first, first + count)]
+        return await asyncio.gather(*(self._sample(parent_id, position, seed) for seed in seeds))
+
+    async def _sample(self, parent_id: int | None, position: int, seed: int | None) -> Branch:
+        sampling = self._request.sampling
+        kept = () if parent_id is None else path_tokens(self._branches, parent_id)[:position]
+        completion = await self._engine.complete(
+            CompletionRequest(
+                token_ids=self._prompt + kept,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=sampling.max_tokens - position,
+                seed=seed,
+                stop=sampling.stop,
+                with_entropies=self._request.search.selection is ForkSelection.ENTROPY,
+            )
+        )
+        branch = Branch(
+            id=len(self._branches),
+            parent_id=parent_id,
+            fork_index=position,
+            token_ids=completion.token_ids,
+            logprobs=completion.logprobs,
+            entropies=completion.entropies,
+            versions=completion.versions,
+            finish_reason=completion.finish_reason,
+            response_text=self._codec.decode(kept + completion.token_ids),
+            prefilled_tokens=completion.prefilled_tokens,
+        )
+        self._branches.append(branch)
+        self._seeds.append(seed)
+        self._ended = time.perf_counter()
+        self._count(branch)
+        if self._on_branch is not None:
+            self._on_branch(branch)
+        return branch
+
+    @staticmethod
+    def _count(branch: Branch) -> None:
+        metrics.SAMPLED_LEAVES.inc()
+        metrics.DECODED_TOKENS.inc(len(branch.token_ids))
+        if branch.parent_id is not None:
+            metrics.FORK_INDEX.observe(branch.fork_index)
+            metrics.FORK_PREFILLED.observe(branch.prefilled_tokens)
+
+
+def derive_seed(seed: int | None, *place: object) -> int | None:
+    """Seed of a place in the tree, the same whatever else runs; None from None."""
+    if seed is None:
+        return None
+    text = ":".join(str(part) for part in (seed, *place))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")

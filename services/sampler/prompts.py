@@ -1,0 +1,69 @@
+"""Prompts to tokens, and tokens to text."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from services.common.errors import ConfigurationError, InvalidRequestError
+
+PromptFormat = Literal["plain", "chat"]
+"""`plain` encodes the prompt as it is; `chat` makes it the user's turn of the tokenizer's chat template."""
+
+
+class PromptCodec(Protocol):
+    """What the tree search needs of a tokenizer."""
+
+    end_token_ids: frozenset[int]
+
+    def encode(self, prompt: str) -> tuple[int, ...]:
+        """Token ids of a prompt, as the policy sees it.
+
+        Raises:
+            InvalidRequestError: the prompt is empty.
+        """
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of a response, special tokens left out."""
+
+
+class TokenizerCodec:
+    """The tokenizer of a Hugging Face folder."""
+
+    def __init__(self, model: Path, prompt_format: PromptFormat, system_prompt: str = "") -> None:
+        """
+        Args:
+            model: folder with the tokenizer's files.
+            prompt_format: how a prompt becomes text.
+            system_prompt: system turn of the chat template; empty for none.
+
+        Raises:
+            ConfigurationError: no tokenizer there, or it lacks the chat template that is asked for.
+        """
+        from transformers import AutoTokenizer
+
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(model, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"no tokenizer in model folder {model}: {error}") from error
+        if prompt_format == "chat" and self._tokenizer.chat_template is None:
+            raise ConfigurationError(f"the tokenizer in {model} has no chat template; set prompt_format to plain")
+        self._format = prompt_format
+        self._system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+        self.end_token_ids = frozenset(self._tokenizer.all_special_ids)
+
+    def encode(self, prompt: str) -> tuple[int, ...]:
+        """See `PromptCodec.encode`."""
+        if self._format == "chat":
+            turns = [*self._system, {"role": "user", "content": prompt}]
+            encoded = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)
+            token_ids: list[int] = encoded["input_ids"]
+        else:
+            token_ids = self._tokenizer.encode(prompt)
+        if not token_ids:
+            raise InvalidRequestError("the prompt is empty: got no tokens, expected at least one")
+        return tuple(token_ids)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """See `PromptCodec.decode`."""
+        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return text

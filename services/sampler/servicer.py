@@ -1,0 +1,113 @@
+"""SamplerService over gRPC: decode, call, encode."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from grpc.aio import ServicerContext
+
+from services.common import codec
+from services.common.errors import InvalidRequestError, UnavailableError
+from services.common.tree import Branch, SearchParameters, Tree, TreeRequest
+from services.sampler.engine import Engine, InFlight
+from services.sampler.eptree import search
+from services.sampler.growing_tree import GrowingTree
+from services.sampler.held_trees import HeldTrees
+from services.sampler.prompts import PromptCodec
+from services.sampler.settings import SamplerSettings
+from services.sampler.weights import ServedWeights
+from treerl.sampler.v1 import sampler_service_pb2 as pb
+from treerl.sampler.v1 import sampler_service_pb2_grpc as rpc
+
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["SamplerService"].full_name
+
+Context: TypeAlias = "ServicerContext[Any, Any]"
+
+
+class SamplerServicer(rpc.SamplerServiceServicer):
+    """Answers nothing but UNAVAILABLE until `attach` gives it an engine."""
+
+    def __init__(self, settings: SamplerSettings) -> None:
+        self._settings = settings
+        self._held = HeldTrees(settings.max_held_trees, settings.held_tree_ttl_s)
+        self._attached: tuple[Engine, PromptCodec, ServedWeights] | None = None
+        self._searching: set[asyncio.Task[Tree]] = set()
+
+    def attach(self, engine: Engine, prompts: PromptCodec, weights: ServedWeights) -> None:
+        """Begin to answer."""
+        self._attached = (engine, prompts, weights)
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
+        engine, prompts, _ = self._ready()
+        if request.num_chains < 1:
+            raise InvalidRequestError("num_chains is 0: expected at least 1")
+        tree_request = TreeRequest(
+            tree_id=f"held-{uuid.uuid4().hex}",
+            problem=codec.decode_problem(request.problem),
+            search=SearchParameters(chains=request.num_chains),
+            sampling=codec.decode_sampling(request.sampling),
+        )
+        growing = GrowingTree(engine, prompts, tree_request)
+        await asyncio.gather(*(growing.sample_chain(number) for number in range(request.num_chains)))
+        self._held.hold(tree_request.tree_id, growing)
+        return pb.GenerateResponse(tree=codec.encode_tree(growing.tree()))
+
+    async def Fork(self, request: pb.ForkRequest, context: Context) -> pb.ForkResponse:
+        self._ready()
+        if request.num_branches < 1:
+            raise InvalidRequestError("num_branches is 0: expected at least 1")
+        growing = self._held.get(request.tree_id)
+        branches = await growing.fork(request.branch_id, request.token_index, request.num_branches)
+        return pb.ForkResponse(branches=[codec.encode_branch(branch) for branch in branches])
+
+    async def SearchTree(self, request: pb.SearchTreeRequest, context: Context) -> AsyncIterator[pb.SearchTreeResponse]:
+        engine, prompts, weights = self._ready()
+        tree_request = codec.decode_request(request.request)
+        await weights.wait_for(tree_request.min_policy_version)
+        events: asyncio.Queue[Branch | None] = asyncio.Queue()
+
+        searching = asyncio.create_task(search(engine, prompts, tree_request, events.put_nowait))
+        searching.add_done_callback(lambda _: events.put_nowait(None))
+        self._searching.add(searching)
+        try:
+            while (branch := await events.get()) is not None:
+                yield pb.SearchTreeResponse(branch=codec.encode_branch(branch))
+            yield pb.SearchTreeResponse(tree=codec.encode_tree(await searching))
+        finally:
+            self._searching.discard(searching)
+            searching.cancel()
+
+    async def ReleaseTree(self, request: pb.ReleaseTreeRequest, context: Context) -> pb.ReleaseTreeResponse:
+        self._held.release(request.tree_id)
+        return pb.ReleaseTreeResponse()
+
+    async def LoadCheckpoint(self, request: pb.LoadCheckpointRequest, context: Context) -> pb.LoadCheckpointResponse:
+        _, _, weights = self._ready()
+        try:
+            in_flight = InFlight(request.in_flight or InFlight.WAIT.value)
+        except ValueError as error:
+            raise InvalidRequestError(f"in_flight is {request.in_flight}: expected WAIT, KEEP or ABORT") from error
+        loaded = await weights.load(Path(request.location), request.policy_version, request.checksum, in_flight)
+        return pb.LoadCheckpointResponse(
+            policy_version=loaded.policy_version,
+            checksum=loaded.checksum,
+            canary_max_abs_logprob_diff=loaded.canary_max_abs_logprob_diff,
+            pause_s=loaded.pause_s,
+        )
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
+        _, _, weights = self._ready()
+        return pb.GetStatusResponse(
+            policy_version=weights.policy_version,
+            checksum=weights.checksum,
+            model=str(self._settings.model),
+            trees_in_flight=len(self._searching),
+            trees_held=len(self._held),
+        )
+
+    def _ready(self) -> tuple[Engine, PromptCodec, ServedWeights]:
+        if self._attached is None:
+            raise UnavailableError("the model is still loading; wait until the health service says SERVING")
+        return self._attached

@@ -1,0 +1,26 @@
+"""Code that runs inside vLLM's worker processes."""
+
+from typing import TYPE_CHECKING, Any
+
+
+class WeightReload:
+    """Worker extension (vLLM's `worker_extension_cls`): its methods become the worker's own."""
+
+    if TYPE_CHECKING:
+        model_runner: Any
+        reload_weights: Any
+
+    def reload_from(self, folder: str) -> None:
+        """Read the weights of a Hugging Face folder into the running model.
+
+        On a CPU vLLM multiplies by a packed copy of each matrix. `reload_weights` renews the copies of the layers that
+        it loads, but an output layer tied to the embeddings is not one of those: without packing it anew it goes on
+        with the old weights, and nothing says so.
+        """
+        self.reload_weights(weights_path=folder)
+        packed = [m for m in self.model_runner.get_model().modules() if hasattr(m, "cpu_linear") and m.weight.ndim == 2]
+        if packed:
+            from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+
+            for module in packed:
+                dispatch_cpu_unquantized_gemm(module, remove_weight=False)
