@@ -1,0 +1,81 @@
+"""A scripted engine at the `Engine` seam: draws from a known distribution and records what is asked of it."""
+
+import asyncio
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from services.common.tree import FinishReason, VersionSpan
+from services.sampler.engine import Completion, CompletionRequest, InFlight
+
+END = 0
+"""Token that ends a response."""
+
+
+class ScriptedEngine:
+    """Draws uniformly from ten tokens, of which 0 ends a response; surprisal falls on tokens by their value."""
+
+    def __init__(self, latency_s: float = 0.0) -> None:
+        self.requests: list[CompletionRequest] = []
+        self.running = 0
+        self.most_running = 0
+        self.cancelled = 0
+        self.policy_version = 0
+        self.loaded: list[Path] = []
+        self.canary_error = 0.0
+        self._latency_s = latency_s
+
+    async def complete(self, request: CompletionRequest) -> Completion:
+        """Draw tokens until the end token or the budget."""
+        self.requests.append(request)
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        try:
+            await asyncio.sleep(self._latency_s)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.running -= 1
+        draw = random.Random(request.seed)
+        tokens: list[int] = []
+        while len(tokens) < request.max_tokens and (not tokens or tokens[-1] != END):
+            tokens.append(draw.randrange(10))
+        return Completion(
+            token_ids=tuple(tokens),
+            logprobs=tuple(-0.1 * (token + 1) for token in tokens),
+            entropies=tuple(math.log(token + 1) for token in tokens) if request.with_entropies else (),
+            versions=(VersionSpan(self.policy_version, len(tokens)),),
+            finish_reason=FinishReason.STOP if tokens[-1] == END else FinishReason.LENGTH,
+            prefilled_tokens=1,
+        )
+
+    async def score(self, token_ids: tuple[int, ...]) -> tuple[float, ...]:
+        """A logprob of -1 for each token, off by `canary_error`."""
+        return (-1.0 + self.canary_error,) * (len(token_ids) - 1)
+
+    async def pause(self, in_flight: InFlight) -> None:
+        """Nothing to hold."""
+
+    async def replace_weights(self, folder: Path, policy_version: int) -> None:
+        """Remember the folder."""
+        self.loaded.append(folder)
+        self.policy_version = policy_version
+
+    async def resume(self) -> None:
+        """Nothing was held."""
+
+
+class DigitCodec:
+    """One token a digit."""
+
+    end_token_ids = frozenset({END})
+
+    def encode(self, prompt: str) -> tuple[int, ...]:
+        """Digits of the prompt, or a fixed prompt where it has none."""
+        return tuple(int(character) for character in prompt if character.isdigit()) or (7,)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The digits, end token left out."""
+        return "".join(str(token) for token in token_ids if token != END)
