@@ -48,6 +48,17 @@ class SharedSettings(BaseSettings):
         default="info", pattern="^(debug|info|warning|error)$", description="least severe log line written"
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read nothing but arguments: only `load_settings` looks at the environment, under its prefix."""
+        return (init_settings,)
+
 
 SHARED_KEYS = tuple(SharedSettings.model_fields)
 

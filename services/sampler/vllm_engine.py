@@ -159,6 +159,7 @@ class VllmEngine:
     def close(self) -> None:
         """End the engine's processes."""
         self._llm.shutdown()
+        self._llm = None  # or its finalizer would shut down a second time, when the interpreter is half gone
 
     async def _set_version(self, policy_version: int) -> None:
         await self._llm.update_weight_version(str(policy_version))

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
@@ -69,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(folder: Path) -> AsyncIterator[VllmEngine]:
     settings = SamplerSettings(model=folder / "start", max_model_tokens=256, max_sequences=64, instance="test")
     started = await VllmEngine.start(settings, folder / "start", policy_version=0)
@@ -77,7 +78,7 @@ async def engine(folder: Path) -> AsyncIterator[VllmEngine]:
     started.close()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def served(engine: VllmEngine, folder: Path) -> ServedWeights:
     """The engine with version 1 loaded."""
     weights = published(folder, 1, seed=1)

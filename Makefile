@@ -1,0 +1,72 @@
+# `make demo` and `make test` do all the set-up they need. Run `make help` for the rest.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+EXTRA ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
+# Where pip finds PyTorch's CPU wheels, unless it sees them by itself: the index that PyTorch's "Get started" page
+# gives for pip, Linux, CPU. Empty by default.
+TORCH_CPU_INDEX ?=
+DEMO_FLAGS ?=
+TEST_FLAGS ?=
+
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+INDEX := $(if $(TORCH_CPU_INDEX),--extra-index-url $(TORCH_CPU_INDEX))
+PROTOS := $(shell find protos -name '*.proto')
+SHELL_SCRIPTS := .ci/run requirements/lock.sh
+
+.PHONY: help
+help: ## Show this list.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: $(VENV)/.installed ## Make the virtual environment (EXTRA=cpu or gpu).
+
+$(VENV)/.installed: requirements/$(EXTRA).txt pyproject.toml
+	@echo "Installing into $(VENV) (about three minutes)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "error: $(PYTHON) is not Python 3.11; set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) $(INDEX) -r requirements/$(EXTRA).txt || \
+		{ echo "error: if pip found no torch ...+cpu: set TORCH_CPU_INDEX, see README.md" >&2; exit 1; }
+	@$(PIP_INSTALL) --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements/dev.txt
+	@$(PIP_INSTALL) -r requirements/dev.txt
+	@touch $@
+
+.PHONY: demo
+demo: setup ## Train a tiny policy with TreeRL on this machine, and show what it learned.
+	@$(BIN)/treerl demo $(DEMO_FLAGS)
+
+.PHONY: test
+test: $(VENV)/.installed-dev ## Run all tests.
+	@$(BIN)/python -m pytest $(TEST_FLAGS)
+
+.PHONY: check
+check: $(VENV)/.installed-dev ## Lint, type-check, and check that generated code is up to date.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/buf lint
+	$(BIN)/shellcheck $(SHELL_SCRIPTS)
+	@$(MAKE) --no-print-directory protos OUT=$(VENV)/drift
+	diff -r --exclude=__pycache__ gen $(VENV)/drift || \
+		{ echo "error: gen/ differs from protos/; run make protos and commit" >&2; exit 1; }
+
+OUT ?= gen
+.PHONY: protos
+protos: $(VENV)/.installed-dev ## Generate gen/ from protos/.
+	@rm -rf $(OUT)
+	@mkdir -p $(OUT)
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos \
+		--python_out=$(OUT) --grpc_python_out=$(OUT) --mypy_out=quiet:$(OUT) --mypy_grpc_out=quiet:$(OUT) $(PROTOS)
+
+.PHONY: lock
+lock: ## Resolve requirements/*.txt anew (needs uv).
+	requirements/lock.sh
+
+.PHONY: clean
+clean: ## Remove what the other targets made, runs excepted.
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
