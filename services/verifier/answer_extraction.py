@@ -1,0 +1,106 @@
+"""Finding the answer in a response to a math problem. Pure, and linear in the length of the response.
+
+In order: the last `\\boxed{…}` or `\\fbox{…}` after the reasoning; the text after the last `####`, "answer is" or
+"answer:"; the last formula; the last number. All but boxes are looked for near the end of the response only.
+"""
+
+import re
+
+MAX_ANSWER_LENGTH = 4096
+"""Longest answer, in characters, that is taken for one; longer text is prose or an attack."""
+
+_TAIL_LENGTH = 20_000
+
+_BOX = re.compile(r"\\(?:boxed|fbox)\s{0,8}(\{)|\\boxed\s{1,8}(?=\S)")
+_ANNOUNCEMENT = re.compile(
+    r"####|\banswers?\b(?:\s{0,3}\*{1,2})?(?:\s{1,3}(?:is|are|equals)\b(?:\s{0,3}:)?|\s{0,3}[:=])(?:\s{0,3}\*{1,2})?",
+    re.IGNORECASE,
+)
+_FORMULA_ENDS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
+_NUMBER = re.compile(r"(?<![\w.])-?(?:\d[\d,]{0,40}(?:\.\d{1,40})?|\.\d{1,40})(?:/\d{1,40})?(?:\s?\\?%)?")
+_SENTENCE_END = re.compile(r"\n|\.(?=\s|$)")
+
+
+def extract_answer(response: str) -> str | None:
+    """The final answer of a response, without its wrapping; None if there is none."""
+    text = response.rpartition("</think>")[2]
+    answer = _last_box(text)
+    tail = text[-_TAIL_LENGTH:]
+    for find in (_last_announced, _last_formula, _last_number):
+        if answer is None:
+            answer = find(tail)
+    if answer is None:
+        return None
+    answer = answer.strip()
+    return answer if 0 < len(answer) <= MAX_ANSWER_LENGTH else None
+
+
+def unwrap(text: str) -> str:
+    """A gold answer without the box around it, where it has one."""
+    stripped = text.strip()
+    boxed = _last_box(stripped)
+    return stripped if boxed is None else boxed.strip()
+
+
+def _last_box(text: str) -> str | None:
+    """Content of the last box; a box that never closes is no box, an empty one is an empty answer."""
+    last: str | None = None
+    end = 0
+    for match in _BOX.finditer(text):
+        if match.start() < end:  # inside the box before it
+            continue
+        if match.group(1) is None:  # `\boxed 5`
+            last, end = text[match.end() : match.end() + 40].split()[0], match.end()
+            continue
+        closing = _closing_brace(text, match.start(1))
+        if closing is None:  # then no later box closes the braces either; and looking again would be quadratic
+            break
+        last, end = text[match.end() : closing], closing
+    return last
+
+
+def _closing_brace(text: str, opening: int) -> int | None:
+    """Position of the brace that closes the one at `opening`; escaped braces do not count."""
+    depth = 0
+    for match in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, opening):
+        depth += {"{": 1, "}": -1}.get(match.group(), 0)
+        if depth == 0:
+            return match.start()
+    return None
+
+
+def _last_announced(text: str) -> str | None:
+    last = None
+    for match in _ANNOUNCEMENT.finditer(text):
+        last = match
+    if last is None:
+        return None
+    announced = text[last.end() : last.end() + MAX_ANSWER_LENGTH].lstrip()
+    for opening, closing in _FORMULA_ENDS:
+        if announced.startswith(opening):
+            inside = announced[len(opening) :].partition(closing)
+            if inside[1]:
+                return inside[0]
+    sentence = _SENTENCE_END.split(announced, maxsplit=1)[0].strip().strip("*").strip()
+    return sentence.rstrip(".") or None
+
+
+def _last_formula(text: str) -> str | None:
+    """Content of the formula that ends last."""
+    best: tuple[int, str] | None = None
+    for opening, closing in _FORMULA_ENDS:
+        end = text.rfind(closing)
+        start = text.rfind(opening, 0, max(end, 0))
+        if start == -1 or end == -1:
+            continue
+        content = text[start + len(opening) : end].strip("$").strip()
+        if content and (best is None or end > best[0]):
+            best = (end, content)
+    return None if best is None else best[1]
+
+
+def _last_number(text: str) -> str | None:
+    last = None
+    for match in _NUMBER.finditer(text):
+        last = match
+    return None if last is None else last.group().rstrip(",")

@@ -1,0 +1,173 @@
+"""The grader: any problem, any response, always a verdict."""
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from typing import Final
+
+from services.common import metrics
+from services.common.errors import InvalidRequestError
+from services.common.problem import Domain, Problem
+from services.common.tree import Tree
+from services.common.verdict import Limits, Outcome, Verdict
+from services.verifier.code_extraction import extract_program
+from services.verifier.code_grader import CodeGrader, Judgement
+from services.verifier.math_pool import MathMemoryError, MathPool, MathTimeoutError, MathWorkerLostError
+from services.verifier.result_comparison import shorten
+from services.verifier.sandbox.isolation import IsolationLevel
+from services.verifier.sandbox.pool import SandboxPool
+from services.verifier.sandbox.zygote import ZygoteLostError
+from services.verifier.settings import VerifierSettings
+
+MAX_LIMITS: Final = Limits(wall_s=60.0, memory_bytes=4 << 30, output_bytes=64 << 20)
+"""The most that a request may ask for."""
+
+
+class Grader:
+    """Grades responses in math workers and sandboxes; never parses one in its own process.
+
+    A response's time includes its wait for a free worker; its limits do not.
+    """
+
+    def __init__(self, settings: VerifierSettings) -> None:
+        self._math_limits = Limits(settings.math_timeout_s, settings.math_memory_bytes, 0)
+        self._code_limits = Limits(settings.code_timeout_s, settings.code_memory_bytes, settings.code_output_bytes)
+        self._math = MathPool(settings.math_workers, settings.math_memory_bytes)
+        self._sandbox = SandboxPool(settings.code_workers, IsolationLevel[settings.min_isolation.upper()])
+        self._code = CodeGrader(self._sandbox)
+        self._in_flight = 0
+        self._graded = 0
+
+    @property
+    def isolation_level(self) -> IsolationLevel:
+        """Layers that hold for every program."""
+        return self._sandbox.level
+
+    @property
+    def in_flight(self) -> int:
+        """Gradings under way."""
+        return self._in_flight
+
+    @property
+    def graded(self) -> int:
+        """Gradings done since the start."""
+        return self._graded
+
+    @property
+    def process_ids(self) -> list[int]:
+        """Process ids of the live workers and zygotes."""
+        return [*self._math.process_ids, *self._sandbox.process_ids]
+
+    async def start(self) -> None:
+        """Start workers and sandboxes, and prove that the sandbox holds.
+
+        Raises:
+            ConfigurationError: the machine does not allow the isolation asked for, or workers do not start.
+        """
+        await self._sandbox.start()
+        metrics.ISOLATION_LEVEL.set(self.isolation_level)
+        await self._math.start()
+
+    async def close(self) -> None:
+        """Kill workers and sandboxes."""
+        await self._math.close()
+        await self._sandbox.close()
+
+    async def grade(self, problem: Problem, response: str, limits: Limits | None = None) -> Verdict:
+        """Grade one response.
+
+        Args:
+            problem: with its gold answer or tests.
+            response: the policy's whole response.
+            limits: bounds; a zero, or None for all, means the default. A math worker's memory is set at its start and
+                no request changes it.
+
+        Raises:
+            InvalidRequestError: the problem has no gold, or the limits are out of range.
+        """
+        return await self._grade(problem, response, self._limits(problem, limits), {})
+
+    async def grade_tree(self, tree: Tree) -> Tree:
+        """Grade every leaf of a tree; leaves with the same answer share one grading.
+
+        Raises:
+            InvalidRequestError: the problem has no gold.
+        """
+        limits = self._limits(tree.problem, None)
+        judging: dict[str, asyncio.Task[Judgement]] = {}
+        verdicts = await asyncio.gather(
+            *(self._grade(tree.problem, branch.response_text, limits, judging) for branch in tree.branches)
+        )
+        return tree.with_verdicts(verdicts)
+
+    async def _grade(
+        self, problem: Problem, response: str, limits: Limits, judging: dict[str, asyncio.Task[Judgement]]
+    ) -> Verdict:
+        """Grade one response; `judging` holds the answers that are being judged for the same problem."""
+        started = time.perf_counter()
+        self._in_flight += 1
+        metrics.GRADINGS_IN_FLIGHT.set(self._in_flight)
+        try:
+            outcome, reason = await self._settle(self._answer_and_judge(problem, response, limits, judging))
+        finally:
+            self._in_flight -= 1
+            metrics.GRADINGS_IN_FLIGHT.set(self._in_flight)
+        wall_s = time.perf_counter() - started
+        self._graded += 1
+        metrics.VERDICTS.labels(problem.domain.value, outcome.name).inc()
+        metrics.GRADING_SECONDS.labels(problem.domain.value).observe(wall_s)
+        return Verdict(outcome, reason, wall_s * 1000)
+
+    @staticmethod
+    async def _settle(judgement: Awaitable[Judgement]) -> Judgement:
+        """Make a judgement of every way in which grading can fail."""
+        try:
+            return await judgement
+        except MathTimeoutError as error:
+            return Outcome.TIMEOUT, f"comparing the answer {error}"
+        except MathMemoryError as error:
+            return Outcome.MEMORY, f"comparing the answer {error}"
+        except (MathWorkerLostError, ZygoteLostError) as error:
+            return Outcome.INFRA_ERROR, f"the grader failed: {error}"
+
+    async def _answer_and_judge(
+        self, problem: Problem, response: str, limits: Limits, judging: dict[str, asyncio.Task[Judgement]]
+    ) -> Judgement:
+        answer = await self._read_answer(problem, response, limits)
+        if answer is None:
+            wanted = "answer" if problem.domain is Domain.MATH else "program"
+            return Outcome.UNPARSED, f"no {wanted} found in the response"
+        if answer not in judging:
+            judging[answer] = asyncio.create_task(self._judge(problem, answer, limits))
+        return await judging[answer]
+
+    async def _read_answer(self, problem: Problem, response: str, limits: Limits) -> str | None:
+        if problem.domain is Domain.CODE:
+            return extract_program(response)
+        answer: str | None = (await self._math.call({"response": response}, limits.wall_s))["answer"]
+        return answer
+
+    async def _judge(self, problem: Problem, answer: str, limits: Limits) -> Judgement:
+        if problem.tests is not None:
+            return await self._code.judge(answer, problem.tests, limits)
+        gold = problem.answer or ""
+        reply = await self._math.call({"gold": gold, "answer": answer}, limits.wall_s)
+        if reply["equivalent"]:
+            return Outcome.CORRECT, f"{shorten(answer)} equals {shorten(gold)}"
+        return Outcome.WRONG, f"expected {shorten(gold)}, got {shorten(answer)}"
+
+    def _limits(self, problem: Problem, asked: Limits | None) -> Limits:
+        if (problem.answer if problem.domain is Domain.MATH else problem.tests) is None:
+            raise InvalidRequestError(f"problem {problem.id!r} has nothing to grade by")
+        default = self._math_limits if problem.domain is Domain.MATH else self._code_limits
+        if asked is None:
+            return default
+        for name in ("wall_s", "memory_bytes", "output_bytes"):
+            value, most = getattr(asked, name), getattr(MAX_LIMITS, name)
+            if not 0 <= value <= most:
+                raise InvalidRequestError(f"limits.{name} is {value}: expected at most {most}, or 0 for the default")
+        return Limits(
+            asked.wall_s or default.wall_s,
+            asked.memory_bytes or default.memory_bytes,
+            asked.output_bytes or default.output_bytes,
+        )

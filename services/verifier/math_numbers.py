@@ -1,0 +1,121 @@
+"""Numbers, times, ratios, based numerals and choices: what is decided exactly, without computer algebra. Pure."""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+_MAX_EXPONENT = 1000
+
+_INTEGER = r"\d{1,3}(?:,\d{3}){1,12}|\d{1,1000}"
+_FRACTION_PART = r"\{\s?(-?\d{1,400})\s?\}|(\d)"
+_DECIMAL = re.compile(rf"([-+]?)\s?(?:({_INTEGER})(?:\.(\d{{0,400}}))?|\.(\d{{1,400}}))")
+_REPEATING = re.compile(r"([-+]?)(\d{0,100})\.(\d{0,100})\\overline\s?\{(\d{1,100})\}")
+_FRACTION = re.compile(rf"([-+]?)\s?(\d{{1,100}}\s?)?\\frac\s?(?:{_FRACTION_PART})\s?(?:{_FRACTION_PART})")
+_SLASHED = re.compile(r"([-+]?)\s?(\d{1,400})\s?/\s?([-+]?)(\d{1,400})")
+_SCIENTIFIC = re.compile(
+    r"([-+]?)(\d{1,400}(?:\.\d{1,400})?)\s?"
+    r"(?:(?:\\times|\\cdot|\*)\s?10\s?\^\s?(?:\{\s?(-?\d{1,4})\s?\}|(\d))|[eE]([-+]?\d{1,4}))"
+)
+_BASED = re.compile(r"([0-9][0-9A-Za-z]{0,200})\s?_\s?(?:\{\s?(\d{1,2})\s?\}|(\d{1,2}))")
+_TIME_OR_RATIO = re.compile(r"(\d{1,30})\s?:\s?(\d{1,30})(?:\s?:\s?(\d{1,30}))?\s?(am|pm|AM|PM)?")
+_CHOICE = re.compile(r"\(?\s?([A-J])\s?\)?|\(?\s?([a-j])\s?\)")
+
+
+@dataclass(frozen=True)
+class ExactNumber:
+    """A rational number as it was written."""
+
+    value: Fraction
+    has_percent: bool = False
+
+    def same_as(self, other: "ExactNumber") -> bool:
+        """Whether both mean one number; a percent sign on one side only may be a missing unit or a hundredth."""
+        if self.has_percent == other.has_percent:
+            return self.value == other.value
+        return self.value == other.value or self._without_percent() == other._without_percent()
+
+    def _without_percent(self) -> Fraction:
+        return self.value / 100 if self.has_percent else self.value
+
+
+def read_number(text: str) -> ExactNumber | None:
+    """The number that a normalised text spells; None if it spells something else."""
+    has_percent = text.endswith("%")
+    stripped = text.rstrip("%").strip()
+    for read in (_read_decimal, _read_fraction, _read_repeating, _read_scientific):
+        value = read(stripped)
+        if value is not None:
+            return ExactNumber(value, has_percent)
+    return None
+
+
+def read_special(text: str) -> tuple[str, object] | None:
+    """What a normalised text spells if it is a based numeral, a time or ratio, or a choice: kind and value."""
+    based = _BASED.fullmatch(text)
+    if based:
+        base = int(based.group(2) or based.group(3))
+        try:
+            return "based", (int(based.group(1), base), base)
+        except ValueError:  # no such base or no such digits in it: a name with an index
+            return None
+    clock = _TIME_OR_RATIO.fullmatch(text)
+    if clock:
+        return "time or ratio", (*(part and int(part) for part in clock.groups()[:3]), (clock.group(4) or "").lower())
+    choice = _CHOICE.fullmatch(text)
+    if choice:
+        return "choice", (choice.group(1) or choice.group(2)).upper()
+    return None
+
+
+def _read_decimal(text: str) -> Fraction | None:
+    match = _DECIMAL.fullmatch(text)
+    if not match:
+        return None
+    sign, whole, decimals, only_decimals = match.groups()
+    digits = (whole or "0").replace(",", "")
+    return _signed(sign, Fraction(f"{digits}.{decimals or only_decimals or '0'}"))
+
+
+def _read_fraction(text: str) -> Fraction | None:
+    slashed = _SLASHED.fullmatch(text)
+    if slashed:
+        sign, top, sign_below, bottom = slashed.groups()
+        return _quotient("" if sign == sign_below else "-", Fraction(int(top)), int(bottom))
+    match = _FRACTION.fullmatch(text)
+    if not match:
+        return None
+    sign, whole, *parts = match.groups()
+    numerator, denominator = int(parts[0] or parts[1]), int(parts[2] or parts[3])
+    if whole is None:
+        return _quotient(sign, Fraction(numerator), denominator)
+    if numerator < 0 or denominator <= 0:  # a product, not a mixed number
+        return None
+    return _signed(sign, int(whole) + Fraction(numerator, denominator))
+
+
+def _read_repeating(text: str) -> Fraction | None:
+    match = _REPEATING.fullmatch(text)
+    if not match:
+        return None
+    sign, whole, fixed, period = match.groups()
+    repeated = Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(fixed))
+    return _signed(sign, Fraction(f"{whole or 0}.{fixed or 0}") + repeated)
+
+
+def _read_scientific(text: str) -> Fraction | None:
+    match = _SCIENTIFIC.fullmatch(text)
+    if not match:
+        return None
+    sign, mantissa, braced, digit, after_e = match.groups()
+    exponent = int(braced or digit or after_e)
+    if abs(exponent) > _MAX_EXPONENT:
+        return None
+    return _signed(sign, Fraction(mantissa) * Fraction(10) ** exponent)
+
+
+def _quotient(sign: str, numerator: Fraction, denominator: int) -> Fraction | None:
+    return None if denominator == 0 else _signed(sign, numerator / denominator)
+
+
+def _signed(sign: str, value: Fraction) -> Fraction:
+    return -value if sign == "-" else value

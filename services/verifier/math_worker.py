@@ -1,0 +1,65 @@
+"""A process that extracts and compares math answers, started by `math_pool`.
+
+It reads requests from the socket that is its standard input and answers each before it reads the next:
+`{"response"}` gives `{"answer"}` (null if there is none), `{"gold", "answer"}` gives `{"equivalent"}`. It bounds its
+memory and leaves time to the verifier, which kills it at a request's deadline: no other way stops a computation inside
+SymPy for sure.
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+from typing import Any
+
+from services.verifier.answer_extraction import extract_answer
+from services.verifier.frames import HEADER, frame
+from services.verifier.math_equivalence import equivalent
+from services.verifier.sandbox.inside import libc
+
+_SOCKET = 0
+
+
+def main() -> None:
+    """Serve until the verifier closes the socket; the first argument bounds the address space, in bytes."""
+    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+    memory_bytes = int(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    equivalent("x+1", "1+x")  # loads what the libraries load late, before the first deadline runs
+    _send({"ready": True})
+    while (header := _read(HEADER.size)) is not None:
+        body = _read(*HEADER.unpack(header))
+        if body is None:
+            return
+        _send(_answer(json.loads(body)))
+
+
+def _answer(request: dict[str, str]) -> dict[str, Any]:
+    try:
+        if "response" in request:
+            return {"answer": extract_answer(request["response"])}
+        return {"equivalent": equivalent(request["gold"], request["answer"])}
+    except MemoryError:
+        return {"failed": "memory"}
+
+
+def _read(count: int) -> bytes | None:
+    data = bytearray()
+    while len(data) < count:
+        chunk = os.read(_SOCKET, min(count - len(data), 1 << 20))
+        if not chunk:
+            return None
+        data += chunk
+    return bytes(data)
+
+
+def _send(message: dict[str, Any]) -> None:
+    data = frame(message)
+    while data:
+        data = data[os.write(_SOCKET, data) :]
+
+
+if __name__ == "__main__":
+    main()

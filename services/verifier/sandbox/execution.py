@@ -1,0 +1,50 @@
+"""One run of one child process: what goes in and what comes out."""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+from services.common.verdict import Limits
+
+Json = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """What a child is to do.
+
+    Attributes:
+        request: the request that `inside.runner` reads; never holds an expected result.
+        limits: bounds of this run.
+        stdin: bytes on descriptor 0.
+    """
+
+    request: dict[str, Json]
+    limits: Limits
+    stdin: bytes = b""
+
+
+class Stop(Enum):
+    """Why the verifier killed a child."""
+
+    TIME = auto()
+    MEMORY = auto()
+    OUTPUT = auto()
+    THREADS = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What a child left behind; all of it is hostile material.
+
+    Attributes:
+        status: exit code, or minus the number of the signal that ended it.
+        output: what it wrote to descriptor 1, up to the limit.
+        report: what it wrote as its report, up to the limit.
+        stop: why it was killed; None if it ended by itself.
+    """
+
+    status: int
+    output: bytes
+    report: bytes
+    stop: Stop | None

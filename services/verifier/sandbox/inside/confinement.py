@@ -1,0 +1,93 @@
+"""Everything a child gives up before it sees the program it is to run."""
+
+import os
+import resource
+import signal
+from dataclasses import dataclass
+from math import ceil
+from typing import Final
+
+from services.verifier.sandbox.inside import landlock, libc, seccomp
+
+_NOBODY: Final = 65534
+
+LANDLOCK_LEVEL: Final = 2
+SECCOMP_LEVEL: Final = 3
+NAMESPACES_LEVEL: Final = 4
+
+_OPEN_FILES: Final = 64
+_TASKS: Final = 256
+_STACK_BYTES: Final = 64 << 20
+
+
+@dataclass(frozen=True)
+class Confinement:
+    """How children of one zygote are locked down.
+
+    Attributes:
+        level: `IsolationLevel` as a number.
+        ruleset: descriptor of the Landlock rules; -1 below that level.
+        zygote: process id of the parent.
+    """
+
+    level: int
+    ruleset: int
+    zygote: int
+
+
+def drop_privileges() -> None:
+    """Stop being root.
+
+    Raises:
+        OSError: root lacks the capabilities to become somebody else.
+    """
+    if os.getuid() != 0:
+        return
+    try:
+        os.setgroups([])
+        os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+        os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+    except PermissionError as error:
+        raise PermissionError("root cannot change its user here: run the verifier as another user") from error
+
+
+def forbid_new_privileges() -> None:
+    """Give up every capability and the ways to gain any."""
+    libc.drop_capabilities()
+    libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
+
+
+def confine(confinement: Confinement, wall_s: float, memory_bytes: int) -> None:
+    """Lock this process down for good.
+
+    Raises:
+        OSError: a layer failed; the process must not go on.
+    """
+    os.setsid()
+    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != confinement.zygote:  # it died before the kernel knew that we want to follow it
+        raise ProcessLookupError("the zygote is gone")
+    _set_limits(confinement, wall_s, memory_bytes)
+    libc.prctl(libc.PR_SET_DUMPABLE, 0)
+    if confinement.level >= LANDLOCK_LEVEL:
+        landlock.restrict(confinement.ruleset)
+    if confinement.level >= SECCOMP_LEVEL:
+        seccomp.install(os.getpid())
+
+
+def _set_limits(confinement: Confinement, wall_s: float, memory_bytes: int) -> None:
+    limits = {
+        resource.RLIMIT_CPU: ceil(wall_s) + 1,  # a net below the wall-clock limit, which the verifier watches
+        resource.RLIMIT_AS: memory_bytes,
+        resource.RLIMIT_STACK: _STACK_BYTES,
+        resource.RLIMIT_NOFILE: _OPEN_FILES,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_MEMLOCK: 0,
+        resource.RLIMIT_MSGQUEUE: 0,
+    }
+    if confinement.level >= NAMESPACES_LEVEL:
+        # Counted per user: elsewhere the tasks of others under the same user would count too, and fail good programs.
+        limits[resource.RLIMIT_NPROC] = _TASKS
+    for kind, value in limits.items():
+        resource.setrlimit(kind, (value, value))

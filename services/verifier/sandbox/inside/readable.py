@@ -1,0 +1,30 @@
+"""Which files an interpreter needs: the standard library, the C libraries it links, time zones and null devices."""
+
+import os
+import sysconfig
+from typing import Final
+
+STANDARD_LIBRARY: Final = os.path.dirname(os.__file__)
+
+# Installed packages lie inside the standard library's folder but are no part of it.
+_NOT_STANDARD: Final = ("site-packages", "dist-packages")
+_MULTIARCH: Final = sysconfig.get_config_var("MULTIARCH") or ""
+_LIBRARY_FOLDERS: Final = (
+    *(os.path.join(folder, _MULTIARCH) for folder in ("/lib", "/usr/lib") if _MULTIARCH),
+    "/lib64",
+    "/usr/lib64",
+)
+_DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
+_ZONES: Final = "/usr/share/zoneinfo"
+
+
+def mounted_paths() -> list[str]:
+    """What a private root must hold."""
+    found = [STANDARD_LIBRARY, *_LIBRARY_FOLDERS, _ZONES, *_DEVICES]
+    return [path for path in found if os.path.exists(path)]
+
+
+def readable_paths() -> list[str]:
+    """What a program may read."""
+    standard = [entry.path for entry in os.scandir(STANDARD_LIBRARY) if entry.name not in _NOT_STANDARD]
+    return [*standard, *_LIBRARY_FOLDERS, _ZONES, *_DEVICES]

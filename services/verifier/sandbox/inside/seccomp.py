@@ -1,0 +1,133 @@
+"""The seccomp layer: a filter over system calls that allows what `system_calls` lists and refuses the rest.
+
+Refused calls fail with EPERM, as they would for lack of a privilege, so a program that only probes goes on.
+"""
+
+import ctypes
+import os
+from errno import ENOSYS, EPERM
+from typing import Final
+
+from services.verifier.sandbox.inside import libc
+from services.verifier.sandbox.inside.system_calls import MACHINES
+
+_ALLOW: Final = 0x7FFF0000
+_KILL_PROCESS: Final = 0x80000000
+_FAIL_WITH: Final = 0x00050000
+
+_LOAD_WORD: Final = 0x20
+_AND: Final = 0x54
+_RETURN: Final = 0x06
+_JUMP_IF_EQUAL: Final = 0x15
+_JUMP_IF_AT_LEAST: Final = 0x35
+
+_NUMBER_OFFSET: Final = 0
+_ARCHITECTURE_OFFSET: Final = 4
+_X32_BIT: Final = 0x40000000  # the x32 table on x86_64 has other numbers for the same calls
+
+_THREAD_FLAGS: Final = 0x00010000 | 0x00000800 | 0x00000100  # CLONE_THREAD, CLONE_SIGHAND, CLONE_VM
+_AF_UNIX: Final = 1
+_PR_SET_NAME, _PR_GET_NAME = 15, 16
+_TCGETS, _TIOCGWINSZ, _FIONREAD, _FIONBIO, _FIONCLEX, _FIOCLEX = 0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451
+_F_DUPFD, _F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL, _F_DUPFD_CLOEXEC, _F_GETPIPE_SZ = 0, 1, 2, 3, 4, 1030, 1032
+_SECCOMP_MODE_FILTER: Final = 2
+
+Instruction = tuple[int, int, int, int]
+
+
+class _Instruction(ctypes.Structure):
+    _fields_ = (
+        ("code", ctypes.c_uint16),
+        ("jump_true", ctypes.c_uint8),
+        ("jump_false", ctypes.c_uint8),
+        ("operand", ctypes.c_uint32),
+    )
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_uint16), ("instructions", ctypes.POINTER(_Instruction)))
+
+
+def install(process_id: int) -> None:
+    """Filter this process, which is `process_id`, for good; it must have set no_new_privs.
+
+    Raises:
+        OSError: the kernel refuses the filter.
+        KeyError: the machine is neither x86_64 nor aarch64.
+    """
+    program = filter_program(os.uname().machine, process_id)
+    array = (_Instruction * len(program))(*(_Instruction(*instruction) for instruction in program))
+    libc.prctl(libc.PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(_Program(len(program), array)))
+
+
+def filter_program(machine: str, process_id: int) -> list[Instruction]:
+    """The filter for one process, as (code, jump if true, jump if false, operand)."""
+    architecture, free, conditional = MACHINES[machine]
+    program = [
+        (_LOAD_WORD, 0, 0, _ARCHITECTURE_OFFSET),
+        (_JUMP_IF_EQUAL, 1, 0, architecture),
+        _answer(_KILL_PROCESS),
+        (_LOAD_WORD, 0, 0, _NUMBER_OFFSET),
+        (_JUMP_IF_AT_LEAST, 0, 1, _X32_BIT),
+        _answer(_KILL_PROCESS),
+    ]
+    for number in free.values():
+        program += [(_JUMP_IF_EQUAL, 0, 1, number), _answer(_ALLOW)]
+    for name, number in conditional.items():
+        body = _conditions(process_id)[name]
+        program += [(_JUMP_IF_EQUAL, 0, len(body), number), *body]
+    program.append(_answer(_FAIL_WITH | EPERM))
+    return program
+
+
+def _conditions(process_id: int) -> dict[str, list[Instruction]]:
+    """What decides a call that depends on its arguments; every list ends in an answer."""
+    return {
+        "clone": [
+            (_LOAD_WORD, 0, 0, _argument(0)),
+            (_AND, 0, 0, _THREAD_FLAGS),
+            (_JUMP_IF_EQUAL, 0, 1, _THREAD_FLAGS),
+            _answer(_ALLOW),
+            _answer(_FAIL_WITH | EPERM),
+        ],
+        # Its flags lie in memory, out of the filter's sight; glibc then falls back to clone.
+        "clone3": [_answer(_FAIL_WITH | ENOSYS)],
+        "kill": _allow_values(0, process_id),
+        "tgkill": _allow_values(0, process_id),
+        "prctl": _allow_values(0, _PR_SET_NAME, _PR_GET_NAME),
+        "ioctl": _allow_values(1, _TCGETS, _TIOCGWINSZ, _FIONREAD, _FIONBIO, _FIONCLEX, _FIOCLEX),
+        # Not F_SETOWN and F_SETSIG, by which descriptors send signals to other processes.
+        "fcntl": _allow_values(1, _F_DUPFD, _F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL, _F_DUPFD_CLOEXEC, _F_GETPIPE_SZ),
+        "prlimit64": _allow_values(0, 0, process_id),
+        # asyncio wakes itself through a socket pair; with a destination address one could reach other sockets.
+        "socketpair": _allow_values(0, _AF_UNIX),
+        "sendto": _allow_null(4),
+        "recvfrom": _allow_null(4),
+    }
+
+
+def _allow_values(argument: int, *values: int) -> list[Instruction]:
+    body = [(_LOAD_WORD, 0, 0, _argument(argument))]
+    for value in values:
+        body += [(_JUMP_IF_EQUAL, 0, 1, value), _answer(_ALLOW)]
+    return [*body, _answer(_FAIL_WITH | EPERM)]
+
+
+def _allow_null(argument: int) -> list[Instruction]:
+    return [
+        (_LOAD_WORD, 0, 0, _argument(argument)),
+        (_JUMP_IF_EQUAL, 0, 3, 0),
+        (_LOAD_WORD, 0, 0, _argument(argument) + 4),
+        (_JUMP_IF_EQUAL, 0, 1, 0),
+        _answer(_ALLOW),
+        _answer(_FAIL_WITH | EPERM),
+    ]
+
+
+def _argument(index: int) -> int:
+    """Offset of the low word of an argument; both machines are little-endian."""
+    return 16 + 8 * index
+
+
+def _answer(action: int) -> Instruction:
+    return (_RETURN, 0, 0, action)

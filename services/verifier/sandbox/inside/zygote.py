@@ -1,0 +1,102 @@
+"""A clean, single-threaded interpreter that forks one locked-down child for each test.
+
+It never sees a program, an input or an expected output: it only passes on descriptors, and the child reads its request
+after the fork. A program that searches its own memory therefore finds nothing of other tests.
+
+Messages on the control socket are JSON objects, one a packet. In: {"id", "wall_s", "memory_bytes"} with the child's
+descriptors. Out: {"ready": true} or {"refused": reason} once; {"started": id} with a pidfd, then {"ended": id,
+"status": exit code or minus the signal} for each child.
+"""
+
+import gc
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+from typing import Any, NoReturn
+
+from services.verifier.sandbox.inside import (
+    confinement,
+    descriptors,
+    landlock,
+    libc,
+    namespaces,
+    readable,
+    runner,
+)
+from services.verifier.sandbox.inside.confinement import Confinement
+
+_MESSAGE_BYTES = 4096
+_DESCRIPTORS_PER_TEST = 5
+_SETUP_FAILED = 120
+
+
+def main() -> None:
+    """Serve the control socket whose descriptor is the first argument, at the level that is the second."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    try:
+        lockdown = _set_up(int(sys.argv[2]))
+    except OSError as error:
+        control.send(json.dumps({"refused": str(error)}).encode())
+        return
+    control.send(b'{"ready": true}')
+    _serve(control, lockdown)
+
+
+def _set_up(level: int) -> Confinement:
+    os.environ.clear()  # the interpreter sets LC_CTYPE by itself
+    libc.limit_malloc_arenas(1)
+    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors.HIGHEST, descriptors.HIGHEST))
+    if level >= confinement.NAMESPACES_LEVEL:
+        namespaces.enter(readable.mounted_paths(), confinement.drop_privileges)
+    else:
+        confinement.drop_privileges()
+    confinement.forbid_new_privileges()
+    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)  # again: changing the user cleared it, and a fork does
+    ruleset = -1
+    if level >= confinement.LANDLOCK_LEVEL:
+        ruleset = landlock.create_ruleset(readable.readable_paths(), [readable.STANDARD_LIBRARY])
+    gc.freeze()
+    return Confinement(level, ruleset, os.getpid())
+
+
+def _serve(control: socket.socket, lockdown: Confinement) -> None:
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    running: dict[int, tuple[int, int]] = {}  # pidfd: process id, test id
+    while True:
+        for descriptor, _ in poll.poll():
+            if descriptor == control.fileno():
+                message, received, _, _ = socket.recv_fds(control, _MESSAGE_BYTES, _DESCRIPTORS_PER_TEST)
+                if not message:
+                    return  # the verifier closed its end: children die with us
+                test = json.loads(message)
+                process = os.fork()
+                if process == 0:
+                    _be_child(lockdown, test, received)
+                for passed_on in received:
+                    os.close(passed_on)
+                pidfd = os.pidfd_open(process)
+                running[pidfd] = (process, test["id"])
+                poll.register(pidfd, select.POLLIN)
+                socket.send_fds(control, [json.dumps({"started": test["id"]}).encode()], [pidfd])
+            else:
+                process, test_id = running.pop(descriptor)
+                poll.unregister(descriptor)
+                os.close(descriptor)
+                status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+                control.send(json.dumps({"ended": test_id, "status": status}).encode())
+
+
+def _be_child(lockdown: Confinement, test: dict[str, Any], received: list[int]) -> NoReturn:
+    try:
+        confinement.confine(lockdown, test["wall_s"], test["memory_bytes"])
+        descriptors.arrange(received)
+        os.write(descriptors.REPORT, descriptors.READY)
+    except OSError:
+        os._exit(_SETUP_FAILED)  # without READY: the verifier sees that the program never ran
+    runner.run()

@@ -1,0 +1,218 @@
+"""The verifier's end of one zygote: starts it, asks it for children, notices its death."""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from services.verifier.sandbox.execution import Ended, Execution
+from services.verifier.sandbox.inside.descriptors import READY
+from services.verifier.sandbox.isolation import IsolationLevel
+from services.verifier.sandbox.supervisor import Supervisor
+
+_START_S = 20.0
+_GRACE_S = 5.0  # a zygote that has not answered so long after a child's limit is taken for dead
+_MESSAGE_BYTES = 4096
+_ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_SOURCE_ROOT = Path(__file__).parents[3]
+_BOOT = (
+    "import sys; sys.path.insert(0, sys.argv.pop()); from services.verifier.sandbox.inside import zygote; "
+    "del sys.path[0]; zygote.main()"
+)
+
+
+class ZygoteLostError(Exception):
+    """The zygote died or fell silent: whatever it ran has no result."""
+
+
+class IsolationRefusedError(Exception):
+    """The machine does not allow the isolation asked for; says which layer failed."""
+
+
+class Zygote:
+    """A clean interpreter that forks a child for each execution."""
+
+    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket) -> None:
+        self._process = process
+        self._control = control
+        self._running: dict[int, tuple[Supervisor, asyncio.Future[Ended]]] = {}
+        self._next_id = 0
+
+    @classmethod
+    async def start(cls, level: IsolationLevel) -> "Zygote":
+        """Start one that confines its children at a level.
+
+        Raises:
+            IsolationRefusedError: a layer cannot be had here.
+            ZygoteLostError: it died before it was ready.
+        """
+        loop = asyncio.get_running_loop()
+        zygote = cls(*_spawn(level))
+        try:
+            hello = await asyncio.wait_for(loop.sock_recv(zygote._control, _MESSAGE_BYTES), _START_S)
+            answer = json.loads(hello) if hello else {}
+        except (TimeoutError, ConnectionError) as error:
+            await zygote.close()
+            raise ZygoteLostError("the sandbox's interpreter did not start") from error
+        if "ready" not in answer:
+            await zygote.close()
+            if "refused" in answer:
+                raise IsolationRefusedError(answer["refused"])
+            raise ZygoteLostError("the sandbox's interpreter died at its start")
+        loop.add_reader(zygote._control, zygote._receive)
+        return zygote
+
+    @property
+    def process_id(self) -> int:
+        """Process id of the interpreter."""
+        return self._process.pid
+
+    async def run(self, execution: Execution) -> Ended:
+        """Run one child to its end.
+
+        Raises:
+            ZygoteLostError: the zygote died meanwhile, or could not lock the child down.
+        """
+        return await self._finish(self._begin(execution, None))
+
+    async def run_pair(self, hosting: Execution, asserting: Execution) -> tuple[Ended, Ended]:
+        """Run two children joined by a socket; the first is killed once the second has ended.
+
+        Raises:
+            ZygoteLostError: the zygote died meanwhile, or could not lock a child down.
+        """
+        left, right = socket.socketpair()
+        with left, right:
+            host = self._begin(hosting, left)
+            asserter = self._begin(asserting, right)
+
+        async def finish_asserter() -> Ended:
+            try:
+                return await self._finish(asserter)
+            finally:
+                if host in self._running:
+                    self._running[host][0].kill(None)
+
+        return await asyncio.gather(self._finish(host), finish_asserter())
+
+    def _begin(self, execution: Execution, peer: socket.socket | None) -> int:
+        """Ask for a child and return its number."""
+        test_id, self._next_id = self._next_id, self._next_id + 1
+        limits = execution.limits
+        message = {"id": test_id, "wall_s": limits.wall_s, "memory_bytes": limits.memory_bytes}
+        output, output_end = os.pipe()
+        report, report_end = os.pipe()
+        supervisor = Supervisor(limits, output, report)
+        self._running[test_id] = (supervisor, asyncio.get_running_loop().create_future())
+        own = [
+            _sealed_file(execution.stdin),
+            output_end,
+            report_end,
+            _sealed_file(json.dumps(execution.request).encode()),
+        ]
+        handed_over = own if peer is None else [*own, peer.fileno()]
+        try:
+            socket.send_fds(self._control, [json.dumps(message).encode()], handed_over)
+        except OSError:
+            self._lose()
+        finally:
+            for descriptor in own:  # the child has its own copies; with ours open the pipes would never end
+                os.close(descriptor)
+        return test_id
+
+    async def _finish(self, test_id: int) -> Ended:
+        """Wait for a child to end."""
+        supervisor, future = self._running[test_id]
+        try:
+            return await asyncio.wait_for(future, supervisor.limits.wall_s + _GRACE_S)
+        except TimeoutError as error:
+            raise ZygoteLostError("the sandbox's interpreter fell silent") from error
+        finally:
+            supervisor.kill(None)  # where this call was cancelled
+            supervisor.close()
+            self._running.pop(test_id, None)
+
+    async def close(self) -> None:
+        """Kill the zygote, and with it its children."""
+        asyncio.get_running_loop().remove_reader(self._control)
+        self._lose()
+        self._control.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._process.pid, signal.SIGKILL)
+        await asyncio.to_thread(self._process.wait)
+
+    def _receive(self) -> None:
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, 1)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            data = b""
+        if not data:
+            asyncio.get_running_loop().remove_reader(self._control)
+            self._lose()
+            return
+        message = json.loads(data)
+        if "started" in message:
+            (pidfd,) = descriptors
+            self._take_over(message["started"], pidfd)
+        elif message["ended"] in self._running:
+            supervisor, future = self._running[message["ended"]]
+            ended = supervisor.ended(message["status"])
+            if future.done():
+                return
+            if ended.report.startswith(READY):
+                future.set_result(replace(ended, report=ended.report.removeprefix(READY)))
+            else:  # the program never ran, so its time or its exit says nothing about it
+                future.set_exception(ZygoteLostError("the child could not be locked down"))
+
+    def _take_over(self, test_id: int, pidfd: int) -> None:
+        if test_id in self._running:
+            self._running[test_id][0].started(pidfd)
+            return
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)  # its call was cancelled before it began
+        os.close(pidfd)
+
+    def _lose(self) -> None:
+        for _, future in self._running.values():
+            if not future.done():
+                future.set_exception(ZygoteLostError("the sandbox's interpreter died"))
+
+
+def _spawn(level: IsolationLevel) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start the interpreter and return it with our end of its control socket."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    # A virtual environment's interpreter is only a link to this one, and would look for the environment.
+    interpreter = getattr(sys, "_base_executable", sys.executable)
+    arguments = [str(theirs.fileno()), str(int(level)), str(_SOURCE_ROOT)]
+    with theirs:
+        process = subprocess.Popen(
+            [interpreter, "-I", "-S", "-E", "-X", "utf8", "-c", _BOOT, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            env={},
+            cwd="/",
+            start_new_session=True,
+        )
+    ours.setblocking(False)
+    return process, ours
+
+
+def _sealed_file(data: bytes) -> int:
+    """A file in memory that nobody can change any more."""
+    descriptor = os.memfd_create("treerl", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _ALL_SEALS)
+    return descriptor

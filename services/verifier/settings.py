@@ -1,0 +1,35 @@
+"""Settings of the verifier: table [verifier], environment TREERL_VERIFIER_*."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from services.common.settings import ServiceSettings
+
+
+class VerifierSettings(ServiceSettings):
+    """The grader of math answers and programs."""
+
+    table: ClassVar[str] = "verifier"
+
+    math_workers: int = Field(default=2, ge=1, le=256, description="processes that compare math answers")
+    math_timeout_s: float = Field(default=2.5, ge=0.1, le=60, description="wall-clock limit of one math grading")
+    math_memory_bytes: int = Field(
+        default=512 << 20, ge=256 << 20, description="address space of a math worker, its libraries included"
+    )
+    code_workers: int = Field(default=2, ge=1, le=256, description="tests of programs that run at once")
+    code_timeout_s: float = Field(default=6.0, ge=0.1, le=60, description="wall-clock limit of one test of a program")
+    code_memory_bytes: int = Field(
+        default=512 << 20, ge=64 << 20, description="address space of one test of a program, its interpreter included"
+    )
+    code_output_bytes: int = Field(default=1 << 20, ge=1024, description="output that one test of a program may write")
+    min_isolation: Literal["rlimits", "landlock", "seccomp", "namespaces"] = Field(
+        default="seccomp", description="weakest sandbox that the verifier starts with; it takes the strongest there is"
+    )
+    trees_in_flight: int = Field(default=8, ge=1, description="trees graded at once from the trees stream")
+    max_waiting_trees: int = Field(
+        default=1024, ge=1, description="graded trees that wait for the trainer, above which no tree is taken"
+    )
+    max_gradings: int = Field(
+        default=1024, ge=1, description="responses that clients may have under way; more are refused at once"
+    )

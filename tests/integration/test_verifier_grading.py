@@ -1,0 +1,202 @@
+"""The whole grader on real workers and sandboxes, and on recorded data."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from services.common.errors import InvalidRequestError
+from services.common.problem import CallTests, Domain, Problem, parse_tests
+from services.common.tree import Branch, FinishReason, SamplingParameters, SearchParameters, Tree, VersionSpan
+from services.common.verdict import Limits, Outcome
+from services.verifier.answer_extraction import extract_answer
+from services.verifier.grading import Grader
+from services.verifier.math_equivalence import equivalent
+from services.verifier.settings import VerifierSettings
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SEVEN = Problem("seven", Domain.MATH, "3 + 4?", answer="7")
+DOUBLE = Problem("double", Domain.CODE, "Double x.", tests=CallTests(fn_name="f", cases=({"args": [4], "result": 8},)))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def grader() -> AsyncIterator[Grader]:
+    grader = Grader(VerifierSettings())
+    await grader.start()
+    yield grader
+    await grader.close()
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def tree_of(problem: Problem, responses: list[str]) -> Tree:
+    branches = [
+        Branch(i, None, 0, (1,), (-0.5,), (), (VersionSpan(0, 1),), FinishReason.STOP, response)
+        for i, response in enumerate(responses)
+    ]
+    search, sampling = SearchParameters(chains=len(branches)), SamplingParameters(1.0, 1.0, 8)
+    return Tree("tree", problem, search, sampling, (1,), tuple(branches))
+
+
+@pytest.mark.parametrize(
+    ("problem", "response", "outcome", "reason"),
+    [
+        (SEVEN, r"so \boxed{7}", Outcome.CORRECT, "'7' equals '7'"),
+        (SEVEN, r"so \boxed{8}", Outcome.WRONG, "expected '7', got '8'"),
+        (SEVEN, "no idea", Outcome.UNPARSED, "no answer found in the response"),
+        (DOUBLE, "```python\ndef f(x): return 2 * x\n```", Outcome.CORRECT, "passed 1 cases"),
+        (DOUBLE, "```python\ndef f(x): return 3 * x\n```", Outcome.WRONG, "case 1 of 1: expected 8, got 12"),
+        (DOUBLE, "no idea", Outcome.UNPARSED, "no program found in the response"),
+    ],
+)
+async def test_verdicts(grader: Grader, problem: Problem, response: str, outcome: Outcome, reason: str) -> None:
+    verdict = await grader.grade(problem, response)
+    assert (verdict.outcome, verdict.reason) == (outcome, reason)
+    assert 0 < verdict.wall_ms < 10_000
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["9^{9^{9^{9}}}", "(10^9)!", "2^{2^{2^{2^{2^2}}}}", "(" * 3000 + "1" + ")" * 3000, r"\sum_{k=1}^{10^{9}} k"],
+)
+async def test_no_math_answer_takes_longer_than_its_limit(grader: Grader, answer: str) -> None:
+    verdict = await grader.grade(SEVEN, rf"\boxed{{{answer}}}", Limits(1.0, 0, 0))
+    assert verdict.outcome in (Outcome.TIMEOUT, Outcome.MEMORY, Outcome.WRONG, Outcome.UNPARSED)
+    assert verdict.wall_ms < 4000
+
+
+async def test_a_timeout_costs_its_neighbours_nothing(grader: Grader) -> None:
+    hostile = [grader.grade(SEVEN, r"\boxed{9^{9^{9^{9}}}}", Limits(0.5, 0, 0)) for _ in range(2)]
+    benign = [grader.grade(SEVEN, rf"{i} \boxed{{7}}") for i in range(50)]
+    verdicts = await asyncio.gather(*hostile, *benign)
+    assert [verdict.outcome for verdict in verdicts] == [Outcome.TIMEOUT] * 2 + [Outcome.CORRECT] * 50
+
+
+async def test_killed_workers_change_no_verdict(grader: Grader) -> None:
+    problems = [(SEVEN, r"\boxed{7}"), (DOUBLE, "def f(x): return 2 * x")]
+    grading = [asyncio.create_task(grader.grade(*problems[i % 2])) for i in range(60)]
+    for _ in range(2):
+        await asyncio.sleep(0.1)
+        os.kill(random.choice(grader.process_ids), signal.SIGKILL)
+    assert {verdict.outcome for verdict in await asyncio.gather(*grading)} == {Outcome.CORRECT}
+
+
+async def test_the_same_answer_in_a_tree_is_judged_once(grader: Grader, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[str] = []
+    judge = grader._judge
+
+    async def counting(problem: Problem, answer: str, limits: Limits) -> tuple[Outcome, str]:
+        judged.append(answer)
+        return await judge(problem, answer, limits)
+
+    monkeypatch.setattr(grader, "_judge", counting)
+    responses = [r"a \boxed{7}", r"b \boxed{7}", r"c \boxed{8}", "none", r"d \boxed{8}"]
+    graded = await grader.grade_tree(tree_of(SEVEN, responses))
+    assert sorted(judged) == ["7", "8"]
+    rewards = [branch.verdict and branch.verdict.reward for branch in graded.branches]
+    assert rewards == [1, 1, 0, 0, 0]
+
+
+async def test_a_problem_without_gold_and_limits_out_of_range_are_refused(grader: Grader) -> None:
+    with pytest.raises(InvalidRequestError, match="nothing to grade by"):
+        await grader.grade(Problem("p", Domain.MATH, "?"), "7")
+    with pytest.raises(InvalidRequestError, match=r"limits.wall_s is 1000000000"):
+        await grader.grade(SEVEN, "7", Limits(1e9, 0, 0))
+    with pytest.raises(InvalidRequestError, match="limits.wall_s is nan"):
+        await grader.grade(SEVEN, "7", Limits(float("nan"), 0, 0))
+
+
+async def test_simple_answers_are_graded_fast(grader: Grader) -> None:
+    started = time.perf_counter()
+    await asyncio.gather(*(grader.grade(SEVEN, rf"line {i} \boxed{{{i % 10}}}") for i in range(1000)))
+    assert 1000 / (time.perf_counter() - started) > 300  # 2,700 on two free cores
+
+
+async def test_recorded_pairs_agree(shared_data: Path) -> None:
+    def found(row: dict[str, Any]) -> bool:
+        whole = row["kind"] == "extract" or "boxed" in row["pred"]
+        answer = extract_answer(row["pred"]) if whole else row["pred"]
+        return answer is not None and equivalent(row["gold"], answer)
+
+    pairs = rows(shared_data / "math_pairs.jsonl")
+    wrong = [row for row in pairs if found(row) != row["equivalent"]]
+    assert len(wrong) <= 0.03 * len(pairs), wrong
+    assert not [row for row in wrong if not row["equivalent"]]
+
+
+@pytest.mark.parametrize("name", ["math500", "gsm8k_test"])
+async def test_recorded_golds_equal_themselves(shared_data: Path, name: str) -> None:
+    golds = [row["answer"] for row in rows(shared_data / f"{name}.jsonl")]
+    different = [gold for gold in golds if not equivalent(gold, extract_answer(rf"So \boxed{{{gold}}}.") or "")]
+    assert different == []
+
+
+async def test_recorded_programs_pass_and_empty_ones_fail(grader: Grader, shared_data: Path) -> None:
+    problems = rows(shared_data / "humaneval_first82.jsonl")
+
+    async def grade(row: dict[str, Any], program: str) -> bool:
+        problem = Problem(row["id"], Domain.CODE, row["prompt"], tests=parse_tests(row["tests"]))
+        return (await grader.grade(problem, f"```python\n{program}\n```")).outcome is Outcome.CORRECT
+
+    references = await asyncio.gather(*(grade(row, row["reference"]) for row in problems))
+    empty = await asyncio.gather(*(grade(row, row["prompt"] + "    pass\n") for row in problems))
+    assert [row["id"] for row, passed in zip(problems, references, strict=True) if not passed] == []
+    assert [row["id"] for row, passed in zip(problems, empty, strict=True) if passed] == []
+
+
+async def test_recorded_hostile_programs(
+    grader: Grader, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VERIFIER_CANARY", "secret")
+    names = {"tle": "TIMEOUT", "mle": "MEMORY", "re": "RUNTIME_ERROR", "ole": "OUTPUT_LIMIT", "wa": "WRONG"}
+
+    async def unexpected(row: dict[str, Any]) -> str | None:
+        cases = [
+            {"input": case["input"] + case.get("pad_with", "") * case.get("pad_bytes", 0), "output": case["output"]}
+            if row["mode"] == "stdin"
+            else {"args": case["args"], "result": case["expected"]}
+            for case in row["tests"]
+        ]
+        called = {"fn_name": row["fn_name"]} if row["mode"] == "call" else {}
+        problem = Problem("p", Domain.CODE, "?", tests=parse_tests({"kind": row["mode"], **called, "cases": cases}))
+        program = (shared_data / "hostile" / row["file"]).read_bytes().decode()
+        limits = Limits(8.0 if row["expect"] == "pass" else 2.0, 0, 0)
+        for _ in range(2 if row.get("run_twice") else 1):
+            verdict = await grader.grade(problem, f"```python\n{program}\n```", limits)
+            passed = verdict.outcome is Outcome.CORRECT
+            allowed = [names[status] for status in row["status"].split("|") if status in names]
+            if (
+                verdict.outcome is Outcome.INFRA_ERROR
+                or (row["expect"] != "any" and passed is not (row["expect"] == "pass"))
+                or (allowed and verdict.outcome.name not in allowed)
+            ):
+                return f"{row['file']}: {verdict}"
+        return None
+
+    manifest = rows(shared_data / "hostile" / "MANIFEST.jsonl")
+    assert [wrong for wrong in await asyncio.gather(*map(unexpected, manifest)) if wrong] == []
+    places = [Path(place) for place in ("/tmp", "/var/tmp", "/dev/shm", ".", Path.home())]
+    left = [path for place in places for pattern in ("fill*.bin", "verifier_*") for path in place.glob(pattern)]
+    assert left == []
+
+
+async def test_the_service_imports_no_deep_learning_library() -> None:
+    heavy = "{'torch', 'transformers', 'vllm', 'deepspeed'}"
+    code = f"import sys, services.verifier.__main__; sys.exit(bool({heavy} & sys.modules.keys()))"
+    root = Path(__file__).parents[2]
+    environment = {"PYTHONPATH": f"{root}:{root / 'gen'}", "PATH": os.environ["PATH"]}
+    run = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", code], env=environment, check=False)
+    assert run.returncode == 0

@@ -1,0 +1,31 @@
+"""Which part of a response is its program."""
+
+import pytest
+
+from services.verifier.code_extraction import extract_program
+
+
+@pytest.mark.parametrize(
+    ("response", "program"),
+    [
+        ("Here:\n```python\nx = 1\n```\nDone.", "x = 1\n"),
+        ("```py\nx = 1\n```\nbetter:\n```python\nx = 2\n```", "x = 2\n"),
+        ("```python\nx = 1\n```\nOutput:\n```\n1\n```", "x = 1\n"),
+        ("```\nx = 1\n```", "x = 1\n"),
+        ("```Python\nx = 1\n```", "x = 1\n"),
+        ("cut off:\n```python\nx = 1\ny = 2", "x = 1\ny = 2"),
+        ("<think>```python\nx = 1\n```</think>```python\nx = 2\n```", "x = 2\n"),
+        ("def f(x):\n    return x", "def f(x):\n    return x"),
+        ("import sys\nprint(sys.argv)", "import sys\nprint(sys.argv)"),
+        ("n = int(input())", "n = int(input())"),
+    ],
+)
+def test_the_program_is_found(response: str, program: str) -> None:
+    assert extract_program(response) == program
+
+
+@pytest.mark.parametrize(
+    "response", ["", "I would sort the list first.", "```python\n\n```", "Step 1: read the input."]
+)
+def test_no_program_is_none(response: str) -> None:
+    assert extract_program(response) is None
