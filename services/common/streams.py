@@ -234,13 +234,16 @@ class Streams:
     async def waiting(self, stream: str) -> int:
         """Entries that no worker has taken yet."""
         key = self.key(stream)
-        try:
-            pending: Any = await self._redis.xpending(key, GROUP)
-        except ResponseError as error:
-            if "NOGROUP" not in str(error):
-                raise
-            return 0
-        waiting = int(await self._redis.xlen(key)) - int(pending["pending"])
+        async with self._redis.pipeline(transaction=True) as both:  # else entries could be finished in between
+            both.xlen(key)
+            both.xpending(key, GROUP)
+            try:
+                length, pending = await both.execute()
+            except ResponseError as error:
+                if "NOGROUP" not in str(error):
+                    raise
+                return 0
+        waiting = int(length) - int(pending["pending"])
         metrics.STREAM_WAITING.labels(stream).set(waiting)
         return waiting
 

@@ -45,7 +45,7 @@ async def serve(settings: SamplerSettings) -> None:
             worker = SamplerWorker(engine, prompts, weights, settings)
             streams = Streams(redis, settings.run, settings.instance)
             working = asyncio.create_task(worker.run(streams, server.stopping))
-            watching = asyncio.create_task(engine_alive(engine))
+            watching = asyncio.create_task(watch(engine, weights))
             ended, _ = await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
             watching.cancel()
             for task in ended:
@@ -77,14 +77,17 @@ async def load(settings: SamplerSettings) -> tuple[VllmEngine, ServedWeights]:
     return engine, weights
 
 
-async def engine_alive(engine: VllmEngine) -> None:
+async def watch(engine: VllmEngine, weights: ServedWeights) -> None:
     """Return never.
 
     Raises:
         UnavailableError: the engine's process died.
+        CheckpointError: a load failed and the old weights are gone; a new process starts from the last good ones.
     """
     while True:
         engine.check_health()
+        if not weights.intact:
+            raise CheckpointError("a load failed and the weights before it could not be brought back")
         await asyncio.sleep(HEALTH_CHECK_S)
 
 

@@ -47,11 +47,14 @@ class ServedWeights:
         """
         self._engine = engine
         self._folder = folder
+        self._shapes = _shapes(folder)  # now: the trainer may have dropped the folder when it is needed
         self._tolerance = tolerance_nats
         self._loading = asyncio.Lock()
         self._changed = asyncio.Condition()
         self.policy_version = policy_version
         self.checksum = checksum
+        self.intact = True
+        """False once a load failed and the old weights could not be brought back: nothing is sampled any more."""
         metrics.SAMPLER_POLICY_VERSION.set(policy_version)
 
     async def wait_for(self, policy_version: int) -> None:
@@ -87,23 +90,36 @@ class ServedWeights:
         started = time.perf_counter()
         await self._engine.pause(in_flight)
         try:
-            await self._engine.replace_weights(location, policy_version)
-            difference = await self.canary_difference(weights)
-            if difference > self._tolerance:
-                await self._undo()
-                raise CheckpointError(
-                    f"after loading version {policy_version} the engine's logprobs differ from the trainer's by "
-                    f"{difference:.2e} on the canary: expected at most {self._tolerance:.0e}; "
-                    f"version {self.policy_version} serves on"
-                )
+            difference = await self._replace(weights)
         finally:
-            await self._engine.resume()
+            if self.intact:
+                await self._engine.resume()
         pause_s = time.perf_counter() - started
         self._folder = location
         async with self._changed:
             self.policy_version, self.checksum = policy_version, weights.checksum
             self._changed.notify_all()
         return Loaded(policy_version, weights.checksum, difference, pause_s)
+
+    async def _replace(self, weights: PublishedWeights) -> float:
+        """Put new weights into the engine and return their canary difference; whatever goes wrong, put the old ones back."""
+        proven = False
+        try:
+            await self._engine.replace_weights(weights.folder, weights.policy_version)
+            difference = await self.canary_difference(weights)
+            proven = difference <= self._tolerance
+        finally:
+            if not proven:
+                self.intact = False
+                await self._engine.replace_weights(self._folder, self.policy_version)
+                self.intact = True
+        if not proven:
+            raise CheckpointError(
+                f"after loading version {weights.policy_version} the engine's logprobs differ from the trainer's by "
+                f"{difference:.2e} on the canary: expected at most {self._tolerance:.0e}; "
+                f"version {self.policy_version} serves on"
+            )
+        return difference
 
     async def canary_difference(self, weights: PublishedWeights) -> float:
         """Largest |engine - trainer| logprob over the canaries, in nats; 0 if there are none."""
@@ -124,12 +140,9 @@ class ServedWeights:
                 f"{location} holds version {weights.policy_version} with checksum {weights.checksum[:12]}…: "
                 f"expected version {policy_version} with {checksum[:12]}…"
             )
-        if _shapes(location) != _shapes(self._folder):
-            raise CheckpointError(f"the tensors in {location} are not those of the model being served, {self._folder}")
+        if _shapes(location) != self._shapes:
+            raise CheckpointError(f"the tensors in {location} are not those of the model being served")
         return weights
-
-    async def _undo(self) -> None:
-        await self._engine.replace_weights(self._folder, self.policy_version)
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:

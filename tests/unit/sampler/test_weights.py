@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,6 +110,33 @@ async def test_a_wrong_canary_brings_the_old_weights_back(
         await load(served, published(tmp_path / "w", 1))
     assert engine.loaded[-1] == tmp_path / "start"
     assert (served.policy_version, engine.policy_version) == (0, 0)
+
+
+async def test_without_its_old_weights_a_sampler_samples_no_more(
+    served: ServedWeights, engine: ScriptedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resumed = False
+
+    async def refuse(folder: Path, policy_version: int) -> None:
+        raise OSError("gone")
+
+    async def resume() -> None:
+        nonlocal resumed
+        resumed = True
+
+    monkeypatch.setattr(engine, "replace_weights", refuse)
+    monkeypatch.setattr(engine, "resume", resume)
+    with pytest.raises(OSError, match="gone"):
+        await load(served, published(tmp_path / "w", 1))
+    assert (served.intact, resumed) == (False, False)
+
+
+async def test_the_served_folder_may_be_dropped_before_the_next_load(
+    served: ServedWeights, engine: ScriptedEngine, tmp_path: Path
+) -> None:
+    shutil.rmtree(tmp_path / "start")
+    await load(served, published(tmp_path / "w", 1))
+    assert engine.policy_version == 1
 
 
 async def test_a_second_load_at_once_is_refused(
