@@ -102,7 +102,7 @@ class ServedWeights:
         return Loaded(policy_version, weights.checksum, difference, pause_s)
 
     async def _replace(self, weights: PublishedWeights) -> float:
-        """Put new weights into the engine and return their canary difference; whatever goes wrong, put the old ones back."""
+        """Put new weights into the engine and return their canary difference; if that fails, put the old ones back."""
         proven = False
         try:
             await self._engine.replace_weights(weights.folder, weights.policy_version)

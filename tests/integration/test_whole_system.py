@@ -87,5 +87,5 @@ async def test_a_run_survives_kill_9_of_every_service(
     trained = [tree.tree.tree_id for tree in folder.trees()]
     assert trained == [f"step-{step:05d}/{index}" for step in range(1, STEPS + 1) for index in range(4)]
     assert {name: process.restarts for name, process in pids.items()} == dict.fromkeys(pids, 1)
-    left = [process.cmdline() for process in psutil.process_iter() if str(out) in " ".join(process.cmdline())]
-    assert left == []
+    commands = (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"]))
+    assert [command for command in commands if str(out) in " ".join(command)] == []

@@ -1,0 +1,77 @@
+"""Who judges an answer: graders in processes of this command, or a running verifier."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from grpc import aio
+
+from services.cli.remote import connected, told
+from services.common import codec
+from services.common.problem import Problem
+from services.common.verdict import Limits, Verdict
+from treerl.common.v1 import verdict_pb2
+from treerl.verifier.v1 import verifier_service_pb2 as verifier_pb2
+from treerl.verifier.v1 import verifier_service_pb2_grpc as verifier_grpc
+
+
+class Judge(Protocol):
+    """Grades responses, many at once."""
+
+    async def grade(self, problem: Problem, response: str, limits: Limits | None = None) -> Verdict:
+        """Grade one response.
+
+        Args:
+            problem: with its gold answer or tests.
+            response: the whole response.
+            limits: bounds; a zero, or None for all, means the grader's default.
+
+        Raises:
+            InvalidRequestError: the problem or the limits can never be graded.
+        """
+
+
+class RemoteJudge:
+    """A verifier at an address."""
+
+    def __init__(self, channel: aio.Channel, address: str) -> None:
+        self._stub: verifier_grpc.VerifierServiceAsyncStub = verifier_grpc.VerifierServiceStub(channel)
+        self._address = address
+
+    async def grade(self, problem: Problem, response: str, limits: Limits | None = None) -> Verdict:
+        """See `Judge.grade`.
+
+        Raises:
+            UnavailableError: no verifier answers.
+        """
+        request = verifier_pb2.VerifyRequest(problem=codec.encode_problem(problem), response=response)
+        if limits is not None:
+            request.limits.CopyFrom(
+                verdict_pb2.Limits(
+                    wall_s=limits.wall_s, memory_bytes=limits.memory_bytes, output_bytes=limits.output_bytes
+                )
+            )
+        try:
+            reply = await self._stub.Verify(request)
+        except aio.AioRpcError as error:
+            raise told(error, "verifier", self._address) from error
+        return codec.decode_verdict(reply.verdict)
+
+
+@asynccontextmanager
+async def open_judge(address: str | None) -> AsyncIterator[Judge]:
+    """The verifier at an address; for None a grader of this command's own, which ends with it."""
+    if address is not None:
+        async with connected(address) as channel:
+            yield RemoteJudge(channel, address)
+        return
+    from services.common.settings import load_settings
+    from services.verifier.grading import Grader
+    from services.verifier.settings import VerifierSettings
+
+    grader = Grader(load_settings(VerifierSettings))
+    try:
+        await grader.start()
+        yield grader
+    finally:
+        await grader.close()

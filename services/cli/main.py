@@ -1,0 +1,172 @@
+"""The `treerl` command: what a user may ask, and how mistakes are told.
+
+Nothing heavier than typer is imported before a command is known, so that `treerl --help` stays quick.
+"""
+
+import signal
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.cli.interruption import Interrupted, run_to_end
+from services.cli.methods import Method
+from services.common.errors import TreerlError
+
+MISTAKE = 2
+"""Exit status after an error; one line on standard error says what it was."""
+
+app = typer.Typer(
+    help="Tree-structured reinforcement learning of language models (TreeRL).",
+    invoke_without_command=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Config = Annotated[Path, typer.Option("--config", help="TOML file that configures the run.")]
+Samplers = Annotated[int, typer.Option("--samplers", min=1, help="Samplers to run.")]
+Verifiers = Annotated[int, typer.Option("--verifiers", min=1, help="Verifiers to run.")]
+
+
+def main() -> None:
+    """Run the command line; an error is one line and exit status 2, an interruption 128 plus the signal's number."""
+    try:
+        status = app(standalone_mode=False)
+    except TreerlError as error:
+        _complain(str(error))
+    except typer.TyperException as error:
+        _complain(error.format_message())
+    except Interrupted as interruption:
+        sys.exit(interruption.exit_status)
+    except typer.Abort:  # Ctrl-C where nothing runs that would have to be stopped
+        sys.exit(128 + signal.SIGINT)
+    else:
+        sys.exit(status)
+
+
+def _complain(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(MISTAKE)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"treerl {version('treerl')}")
+        raise typer.Exit
+
+
+@app.callback()
+def treerl(
+    context: typer.Context,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Tree-structured reinforcement learning of language models (TreeRL)."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+def demo(
+    method: Annotated[Method, typer.Option(help="Trees, or independent chains at equal tokens.")] = Method.TREERL,
+    seed: Annotated[int, typer.Option(min=0, help="Decides problems, their order, and sampling.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps.  [default: configs/tiny-cpu.toml]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; an unfinished one is resumed.  [default: runs/demo-…]")
+    ] = None,
+    samplers: Samplers = 1,
+    verifiers: Verifiers = 1,
+) -> None:
+    """Watch a tiny language model learn to reason by tree search, on this machine, without a GPU."""
+    from services.cli.demo import DemoOptions, run_demo
+
+    run_to_end(run_demo(DemoOptions(method, seed, steps, out, samplers, verifiers)))
+
+
+@app.command()
+def up(
+    config: Config,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.  [default: output_dir of the config]")] = None,
+    samplers: Samplers = 1,
+    verifiers: Verifiers = 1,
+) -> None:
+    """Run all services on this machine; they stay up after training until Ctrl-C."""
+    from services.cli.up import run_up
+
+    run_to_end(run_up(config, out, samplers, verifiers))
+
+
+@app.command()
+def train(config: Config) -> None:
+    """Run only the trainer, with services that already run elsewhere."""
+    from services.cli.train import run_train
+
+    run_to_end(run_train(config))
+
+
+@app.command()
+def sample(
+    prompt: Annotated[str, typer.Option(help="What to answer.")],
+    tree: Annotated[bool, typer.Option("--tree", help="Search a tree and print it.")] = False,
+    sampler: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Sampler to ask.  [default: that of the current run]")
+    ] = None,
+    chains: Annotated[int, typer.Option(min=1, help="M: independent chains.")] = 1,
+    forks: Annotated[int, typer.Option(min=0, help="N: tokens forked in each chain's tree a round.")] = 2,
+    rounds: Annotated[int, typer.Option(min=0, help="L: rounds of forking.")] = 1,
+    branches: Annotated[int, typer.Option(min=0, help="T: branches from each forked token.")] = 2,
+    temperature: Annotated[float, typer.Option(min=0, help="Softmax temperature; 0 is greedy.")] = 1.2,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Nucleus mass.")] = 0.95,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest response, in tokens.")] = 256,
+    seed: Annotated[int | None, typer.Option(min=0, help="Makes the answer repeatable.")] = None,
+) -> None:
+    """Sample from a running sampler: a response, or a tree with its forks."""
+    from rich.console import Console
+
+    from services.cli.sample import SampleOptions, sample_responses, sample_tree
+    from services.common.tree import SamplingParameters, SearchParameters
+
+    options = SampleOptions(
+        prompt=prompt.replace("\\n", "\n"),
+        address=sampler,
+        search=SearchParameters(chains, forks, rounds, branches),
+        sampling=SamplingParameters(temperature, top_p, max_tokens, seed),
+    )
+    run_to_end((sample_tree if tree else sample_responses)(options, Console()))
+
+
+@app.command()
+def verify(
+    gold: Annotated[str | None, typer.Option(help="The right answer.")] = None,
+    answer: Annotated[str | None, typer.Option(help="The answer to judge.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help='JSONL of {"gold", "pred"} or {"domain", "answer" or "tests", "response"}.')
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON objects.")] = False,
+    verifier: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Verifier to ask.  [default: grade in this process]")
+    ] = None,
+) -> None:
+    """Judge an answer (exit status 0 CORRECT, 1 WRONG, 2 anything else), or a file of them, in its order."""
+    from services.cli.verify import verify_file, verify_one
+
+    if file is not None and gold is None and answer is None:
+        run_to_end(verify_file(file, verifier, as_json=as_json))
+    elif file is None and gold is not None and answer is not None:
+        raise typer.Exit(run_to_end(verify_one(gold, answer, verifier, as_json=as_json)))
+    else:
+        raise typer.BadParameter("give either --gold and --answer, or --file")
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run.")],
+) -> None:
+    """Write report.html into a run's folder: curves, accuracy before and after, and three trees."""
+    from services.cli.report import write_report
+    from services.cli.run_folder import RunFolder
+
+    print(write_report(RunFolder(folder)))
