@@ -1,0 +1,125 @@
+"""Checkpoints: folders from which a run goes on, each there whole or not at all.
+
+    {root}/step-00000012/   deepspeed/, zero_stage   what the policy saves: weights, optimizer and random state
+                            run.json                 where the run stands, and the SHA-256 of every other file
+
+A folder is filled under a hidden name, forced to disk and renamed. A kill at any instant leaves the one before usable.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from services.common.errors import CheckpointError
+
+_RUN = "run.json"
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A finished checkpoint.
+
+    Attributes:
+        folder: where it is.
+        step: steps done, which is also the version of the policy.
+        log_offsets: bytes of each log file that it covers, by name.
+    """
+
+    folder: Path
+    step: int
+    log_offsets: Mapping[str, int]
+
+
+class Checkpoints:
+    """All checkpoints of a run; the newest few are kept."""
+
+    def __init__(self, root: Path, keep: int = 2) -> None:
+        self._root = root
+        self._keep = keep
+
+    def save(self, step: int, log_offsets: Mapping[str, int], write: Callable[[Path], None]) -> Checkpoint:
+        """Write a checkpoint and drop old ones; it is durable on return.
+
+        Args:
+            step: steps done.
+            log_offsets: bytes of each log file, already on disk, that the checkpoint covers.
+            write: writes the policy's state into the folder that it is given.
+        """
+        folder = self._root / f"step-{step:08d}"
+        unfinished = self._root / f".{folder.name}.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        write(unfinished)
+        run = {"step": step, "log_offsets": dict(log_offsets), "files": _digests(unfinished)}
+        (unfinished / _RUN).write_text(json.dumps(run))
+        for path in [*unfinished.rglob("*"), unfinished]:
+            _sync(path)
+        shutil.rmtree(folder, ignore_errors=True)  # only ever a damaged one: a step is not saved twice
+        unfinished.rename(folder)
+        _sync(self._root)
+        for old in self._finished()[: -self._keep]:
+            shutil.rmtree(old)
+        return Checkpoint(folder, step, dict(log_offsets))
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint that is intact; a damaged one is reported and passed over.
+
+        Raises:
+            CheckpointError: there are checkpoints but none is intact.
+        """
+        folders = self._finished()
+        for folder in reversed(folders):
+            try:
+                return _read(folder)
+            except CheckpointError as error:
+                log.error("damaged checkpoint passed over", error=str(error))
+        if folders:
+            raise CheckpointError(f"every checkpoint in {self._root} is damaged; set resume to never to start afresh")
+        return None
+
+    def discard(self) -> None:
+        """Remove all checkpoints."""
+        shutil.rmtree(self._root, ignore_errors=True)
+
+    def _finished(self) -> list[Path]:
+        return sorted(self._root.glob("step-*"))
+
+
+def _read(folder: Path) -> Checkpoint:
+    try:
+        run = json.loads((folder / _RUN).read_text())
+        checkpoint = Checkpoint(folder, int(run["step"]), dict(run["log_offsets"]))
+        expected = dict(run["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / _RUN} cannot be read: {error!r}") from error
+    found = _digests(folder)
+    found.pop(_RUN)
+    if found != expected:
+        differing = min(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+        raise CheckpointError(f"{folder / differing} is missing, unexpected or differs from its checksum")
+    return checkpoint
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    digests = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                digests[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,73 @@
+"""The policy-gradient loss, and what is measured beside it.
+
+Tensor suffixes: n target tokens, v vocabulary. Logarithms are natural.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """What the policy thinks of target tokens, without a gradient.
+
+    Attributes:
+        policy_logprob_n: at the sampling temperature; the "old" log-probabilities of the importance ratio.
+        raw_logprob_n: at temperature 1, comparable with the engine's.
+        entropy_n: of the whole distribution at temperature 1, in nats.
+    """
+
+    policy_logprob_n: Tensor
+    raw_logprob_n: Tensor
+    entropy_n: Tensor
+
+
+def token_logprobs(logits_nv: Tensor, target_n: Tensor, temperature: float) -> Tensor:
+    """log pi(target) at a temperature, in nats, float32, shape (n,)."""
+    scaled_nv = logits_nv.float() / temperature
+    return scaled_nv.gather(-1, target_n[:, None])[:, 0] - scaled_nv.logsumexp(-1)
+
+
+def token_scores(logits_nv: Tensor, target_n: Tensor, temperature: float) -> TokenScores:
+    """Score target tokens under logits."""
+    logprob_nv = logits_nv.float().log_softmax(-1)
+    return TokenScores(
+        policy_logprob_n=token_logprobs(logits_nv, target_n, temperature),
+        raw_logprob_n=logprob_nv.gather(-1, target_n[:, None])[:, 0],
+        entropy_n=-(logprob_nv.exp() * logprob_nv).sum(-1),
+    )
+
+
+def policy_gradient_loss(
+    new_logprob_n: Tensor, old_logprob_n: Tensor, weight_n: Tensor, clip_low: float, clip_high: float
+) -> tuple[Tensor, Tensor]:
+    """PPO's clipped surrogate (Schulman et al. 2017, Eq. 7) with DAPO's asymmetric range (arXiv 2503.14476, Eq. 8).
+
+        loss = -sum_n min(rho_n w_n, clip(rho_n, clip_low, clip_high) w_n),   rho_n = exp(new_n - old_n)
+
+    It is a sum: dividing by the tokens of the whole minibatch, as DAPO does, is left to who knows their number.
+
+    Returns:
+        The loss, and the number of tokens whose gradient the clipping removed.
+    """
+    ratio_n = (new_logprob_n - old_logprob_n).exp()
+    free_n = ratio_n * weight_n
+    clipped_n = ratio_n.clamp(clip_low, clip_high) * weight_n
+    return -torch.minimum(free_n, clipped_n).sum(), (clipped_n < free_n).sum()
+
+
+def k3(logprob_n: Tensor, sampled_logprob_n: Tensor) -> Tensor:
+    """Per-token estimate of KL(q || p) at tokens sampled from q (Schulman 2020, "Approximating KL divergence", k3).
+
+        k3 = p/q - 1 - log(p/q)
+
+    It is unbiased and never negative.
+
+    Args:
+        logprob_n: log p.
+        sampled_logprob_n: log q.
+    """
+    log_ratio_n = logprob_n - sampled_logprob_n
+    return log_ratio_n.exp() - 1 - log_ratio_n

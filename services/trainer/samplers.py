@@ -1,0 +1,107 @@
+"""Every sampler of the run, as the trainer sees them: something that loads weights and proves it."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from services.common.errors import MismatchError, UnavailableError
+from services.common.grpc_server import CHANNEL_OPTIONS
+from services.common.published_weights import PublishedWeights
+from treerl.sampler.v1 import sampler_service_pb2 as pb
+from treerl.sampler.v1.sampler_service_pb2_grpc import SamplerServiceStub
+
+_RETRY_S = 0.5
+"""Pause before a sampler that does not answer is asked again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """What the reload of all samplers cost and proved.
+
+    Attributes:
+        pause_s: of the sampler that could not sample for longest, in seconds.
+        canary_max_abs_logprob_diff: of the sampler that is furthest from the trainer, in nats.
+    """
+
+    pause_s: float
+    canary_max_abs_logprob_diff: float
+
+
+class Samplers:
+    """Clients of all samplers; close after use."""
+
+    def __init__(self, addresses: Sequence[str], patience_s: float, canary_tolerance: float) -> None:
+        """
+        Args:
+            addresses: host:port of each.
+            patience_s: longest wait for one to load weights, its restart included, in seconds.
+            canary_tolerance: largest canary difference, in nats.
+        """
+        # without the bound gRPC backs off to minutes, long after a restarted sampler is back
+        options = [*CHANNEL_OPTIONS, ("grpc.max_reconnect_backoff_ms", 1000)]
+        self._channels = {address: aio.insecure_channel(address, options=options) for address in addresses}
+        self._patience_s = patience_s
+        self._canary_tolerance = canary_tolerance
+
+    async def load(self, weights: PublishedWeights) -> Reload:
+        """Have every sampler load weights, all at once, and check what each one answers.
+
+        Raises:
+            UnavailableError: one did not answer within the patience, or could not load; names it.
+            MismatchError: one refused the weights, or serves something else than was published; names it.
+        """
+        responses = await asyncio.gather(*(self._load(address, weights) for address in self._channels))
+        return Reload(
+            pause_s=max(response.pause_s for response in responses),
+            canary_max_abs_logprob_diff=max(response.canary_max_abs_logprob_diff for response in responses),
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await asyncio.gather(*(channel.close(grace=None) for channel in self._channels.values()))
+
+    async def _load(self, address: str, weights: PublishedWeights) -> pb.LoadCheckpointResponse:
+        request = pb.LoadCheckpointRequest(
+            policy_version=weights.policy_version,
+            location=str(weights.folder.absolute()),
+            checksum=weights.checksum,
+            in_flight=pb.IN_FLIGHT_MODE_WAIT,
+        )
+        call: Any = SamplerServiceStub(self._channels[address]).LoadCheckpoint  # the stub's types know no asyncio
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            try:
+                response: pb.LoadCheckpointResponse = await call(
+                    request, timeout=max(deadline - time.monotonic(), _RETRY_S)
+                )
+            except aio.AioRpcError as error:
+                # a sampler that was killed is started again by its supervisor
+                if error.code() is grpc.StatusCode.UNAVAILABLE and time.monotonic() < deadline:
+                    await asyncio.sleep(_RETRY_S)
+                    continue
+                kind = MismatchError if error.code() is grpc.StatusCode.DATA_LOSS else UnavailableError
+                raise kind(
+                    f"sampler {address} did not load version {weights.policy_version}: "
+                    f"{error.code().name}: {error.details()}"
+                ) from error
+            self._check(address, weights, response)
+            return response
+
+    def _check(self, address: str, weights: PublishedWeights, response: pb.LoadCheckpointResponse) -> None:
+        served = response.policy_version, response.checksum
+        if served != (weights.policy_version, weights.checksum):
+            raise MismatchError(
+                f"sampler {address} serves version {served[0]} ({served[1][:12]}…) after a reload, "
+                f"published was version {weights.policy_version} ({weights.checksum[:12]}…)"
+            )
+        difference = response.canary_max_abs_logprob_diff
+        if not difference <= self._canary_tolerance:  # so that NaN is refused too
+            raise MismatchError(
+                f"sampler {address} loaded version {weights.policy_version} but computes its canary {difference:.3g} "
+                f"nats off, allowed are {self._canary_tolerance:g}: it still uses other weights somewhere"
+            )

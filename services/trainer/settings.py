@@ -1,0 +1,127 @@
+"""What a training run is configured by: the `[trainer]` table."""
+
+from pathlib import Path
+from typing import ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from services.common.settings import ServiceSettings
+from services.common.tree import ForkSelection, SamplingParameters, SearchParameters
+from services.trainer.advantages import CHAIN_ADVANTAGES, AdvantageName
+
+
+class SearchSettings(BaseModel):
+    """EPTree's (M, N, L, T) (TreeRL, section 3.1); the paper's trees of 30 leaves are (6, 2, 1, 2)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    chains: int = Field(default=6, ge=1, description="M: independent chains a prompt")
+    forks: int = Field(default=2, ge=0, description="N: tokens forked in each chain's tree a round; 0 for chains only")
+    rounds: int = Field(default=1, ge=0, description="L: rounds of forking")
+    branches: int = Field(default=2, ge=0, description="T: branches sampled from each forked token")
+    selection: Literal["surprisal", "entropy", "random"] = Field(
+        default="surprisal", description="how the tokens to fork at are chosen"
+    )
+
+    def parameters(self) -> SearchParameters:
+        """The same as the domain object."""
+        selection = ForkSelection[self.selection.upper()]
+        return SearchParameters(self.chains, self.forks, self.rounds, self.branches, selection)
+
+
+class SamplingSettings(BaseModel):
+    """How training responses are drawn from the policy."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    temperature: float = Field(default=1.2, gt=0, le=10, description="softmax temperature")
+    top_p: float = Field(default=0.95, gt=0, le=1, description="nucleus mass")
+    max_tokens: int = Field(default=1024, ge=1, description="longest response, in tokens")
+    stop: tuple[str, ...] = Field(default=(), description="strings that end a response and stay part of it")
+
+    def parameters(self, seed: int) -> SamplingParameters:
+        """As the domain object, for training."""
+        return SamplingParameters(self.temperature, self.top_p, self.max_tokens, seed, self.stop)
+
+    def greedy_parameters(self) -> SamplingParameters:
+        """As the domain object, for evaluation: the most probable token every time."""
+        return SamplingParameters(0.0, 1.0, self.max_tokens, None, self.stop)
+
+
+class TrainerSettings(ServiceSettings):
+    """Train a policy by tree search: collect trees, weigh their segments, update the policy, publish the weights."""
+
+    table: ClassVar[str] = "trainer"
+
+    model: Path = Field(description="Hugging Face folder of the policy to start from")
+    output_dir: Path = Field(description="folder of the run: logs, checkpoints and published weights")
+    resume: Literal["auto", "never"] = Field(
+        default="auto",
+        description="auto goes on from the newest checkpoint; never starts afresh and overwrites the run",
+    )
+
+    train_data: Path = Field(description="JSONL file of problems to train on")
+    heldout_data: Path | None = Field(default=None, description="JSONL file of problems to evaluate on; none: never")
+    heldout_problems: int = Field(default=500, ge=1, description="evaluate on at most this many, from the file's start")
+
+    samplers: tuple[str, ...] = Field(
+        min_length=1, description="gRPC addresses (host:port) of every sampler of the run"
+    )
+    search: SearchSettings = Field(default=SearchSettings(), description="shape of the trees")
+    sampling: SamplingSettings = Field(default=SamplingSettings(), description="how tokens are drawn")
+    sample_timeout_s: float = Field(
+        default=600.0, gt=0, description="longest wait without a single graded tree, in seconds, before the run fails"
+    )
+    reload_patience_s: float = Field(
+        default=300.0,
+        gt=0,
+        description="longest wait for a sampler to load new weights, its restart included, in seconds",
+    )
+
+    steps: int = Field(ge=1, description="training steps in all")
+    seed: int = Field(default=0, ge=0, description="decides the order of the data, the sampling and the minibatches")
+    prompts_per_step: int = Field(default=16, ge=1, description="prompts, and so trees, of one step")
+    minibatches: int = Field(
+        default=1, ge=1, description="optimizer updates a step, each on an equal share of the prompts"
+    )
+    advantage: AdvantageName = Field(default="treerl", description="how leaf rewards become weights of segments")
+    clip_low: float = Field(default=0.8, gt=0, le=1, description="importance ratios below count as this")
+    clip_high: float = Field(
+        default=1.26, ge=1, description="importance ratios above count as this (clip-higher, DAPO)"
+    )
+    learning_rate: float = Field(default=1.5e-6, gt=0, description="AdamW's learning rate, constant")
+    adam_betas: tuple[float, float] = Field(default=(0.9, 0.95), description="AdamW's decay rates of the two moments")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's decoupled weight decay")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are scaled down to this norm")
+
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of weights and activations")
+    zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="what DeepSpeed shards over the processes (ZeRO)")
+    microbatch_tokens: int = Field(
+        default=8192, ge=1, description="padded tokens of one forward pass; a longer response gets a pass of its own"
+    )
+    threads: int = Field(default=0, ge=0, description="CPU threads of torch; 0 leaves the choice to torch")
+
+    checkpoint_every: int = Field(
+        default=10, ge=1, description="steps between checkpoints; the last step gets one always"
+    )
+    evaluate_every: int = Field(
+        default=0,
+        ge=0,
+        description="steps between evaluations; 0 evaluates only before the first and after the last step",
+    )
+
+    mismatch_multiple: float = Field(
+        default=5.0, gt=1, description="stop when mean |engine - trainer| logprob exceeds this multiple of its baseline"
+    )
+    canary_tolerance: float = Field(
+        default=0.01, gt=0, description="largest canary difference after a reload, in nats; bf16 needs about 0.3"
+    )
+
+    @model_validator(mode="after")
+    def _advantage_fits_search(self) -> Self:
+        if self.advantage in CHAIN_ADVANTAGES and self.search.forks != 0:
+            raise ValueError(
+                f"advantage {self.advantage!r} compares independent chains but search.forks is {self.search.forks}; "
+                "set search.forks to 0 or choose another advantage"
+            )
+        return self

@@ -1,0 +1,174 @@
+"""A stand-in for samplers and verifiers at the trainer's service boundary: real streams, real gRPC, a real tiny model.
+
+It invents responses instead of sampling them, but states their true log-probabilities under the weights it was given.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import torch
+from grpc import aio
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from services.common import codec, published_weights
+from services.common.streams import GRADED, PROMPTS, Streams, connect
+from services.common.tree import Branch, FinishReason, Tree, TreeRequest, VersionSpan, path_tokens
+from services.common.verdict import Outcome, Verdict
+from treerl.common.v1 import tree_pb2
+from treerl.sampler.v1 import sampler_service_pb2 as pb
+from treerl.sampler.v1.sampler_service_pb2_grpc import SamplerServiceServicer, add_SamplerServiceServicer_to_server
+
+GOOD_TOKEN = 5
+"""A response is correct if its last token is this or a greater one."""
+
+VOCABULARY = 16
+
+
+def write_tiny_model(folder: Path, hidden_size: int = 32, layers: int = 2) -> None:
+    """Write a random Qwen2 model with tied embeddings, and a tokenizer of digits and signs."""
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel({sign: i for i, sign in enumerate("$0123456789+-*/=")}, unk_token="$"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="$", pad_token="$").save_pretrained(folder)
+
+
+class FakeSampler(SamplerServiceServicer):
+    """Serves LoadCheckpoint and turns prompts into graded trees.
+
+    Attributes:
+        served: tree ids in the order in which they were graded.
+        versions: versions that were loaded.
+        stale: loads are acknowledged but the old weights stay, as a broken engine would do.
+        forged_checksum: what is echoed in place of the true checksum.
+        held_back: tree ids that are never answered.
+        poisoned: tree ids that are given up.
+        refusals: loads that are still to be answered with UNAVAILABLE, as by a process that is starting.
+    """
+
+    def __init__(self, model: Path) -> None:
+        self._model: Any = AutoModelForCausalLM.from_pretrained(model)
+        self._version = 0
+        self.served: list[str] = []
+        self.versions: list[int] = []
+        self.stale = False
+        self.forged_checksum = ""
+        self.held_back: set[str] = set()
+        self.poisoned: set[str] = set()
+        self.refusals = 0
+
+    async def LoadCheckpoint(self, request: pb.LoadCheckpointRequest, context: Any) -> pb.LoadCheckpointResponse:
+        if self.refusals:
+            self.refusals -= 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the model is still loading")
+        weights = published_weights.read(Path(request.location))
+        if not self.stale:
+            self._model = AutoModelForCausalLM.from_pretrained(request.location)
+        differences = [
+            abs(ours - theirs)
+            for canary in weights.canaries
+            for ours, theirs in zip(self._logprobs(canary.token_ids), canary.logprobs, strict=True)
+        ]
+        self._version = request.policy_version
+        self.versions.append(self._version)
+        return pb.LoadCheckpointResponse(
+            policy_version=self._version,
+            checksum=self.forged_checksum or weights.checksum,
+            canary_max_abs_logprob_diff=0.0 if self.stale else max(differences),
+            pause_s=0.01,
+        )
+
+    async def work(self, redis_url: str, run: str) -> None:
+        """Answer the prompts of a run for ever."""
+        streams = Streams(await connect(redis_url), run, "fake")
+        await streams.create()
+        while True:
+            for entry in await streams.read(PROMPTS, 8):
+                request = codec.decode_request(codec.parse(tree_pb2.TreeRequest, entry.payload))
+                if request.tree_id in self.held_back:
+                    continue
+                if request.tree_id in self.poisoned:
+                    await streams.bury(PROMPTS, entry, "the prompt is too long")
+                    continue
+                while self._version < request.min_policy_version:
+                    await asyncio.sleep(0.01)
+                tree = self.tree(request)
+                self.served.append(request.tree_id)
+                await streams.complete(PROMPTS, entry, GRADED, codec.encode_tree(tree).SerializeToString())
+
+    def tree(self, request: TreeRequest) -> Tree:
+        """A tree of random tokens for a request: the same one for the same seed and weights."""
+        rng = random.Random(f"{request.tree_id} {request.sampling.seed}")
+        search = request.search
+        branches: list[Branch] = []
+        for _ in range(search.chains):
+            chain = self._branch(rng, branches, None, 0)
+            for _ in range(search.forks * search.rounds * search.branches):
+                self._branch(rng, branches, chain, rng.randrange(1, chain.end))
+        prompt = tuple(rng.randrange(1, VOCABULARY) for _ in range(4))
+        scored = [replace(b, logprobs=self._branch_logprobs(prompt, branches, b)) for b in branches]
+        return Tree(request.tree_id, request.problem, search, request.sampling, prompt, tuple(scored), 0.01)
+
+    def _branch(self, rng: random.Random, branches: list[Branch], parent: Branch | None, fork_index: int) -> Branch:
+        tokens = tuple(rng.randrange(1, VOCABULARY) for _ in range(rng.randrange(2, 8)))
+        outcome = Outcome.CORRECT if tokens[-1] >= GOOD_TOKEN else Outcome.WRONG
+        branch = Branch(
+            id=len(branches),
+            parent_id=None if parent is None else parent.id,
+            fork_index=fork_index,
+            token_ids=tokens,
+            logprobs=(0.0,) * len(tokens),
+            entropies=(),
+            versions=(VersionSpan(self._version, len(tokens)),),
+            finish_reason=FinishReason.STOP,
+            response_text="",
+            verdict=Verdict(outcome, "", 0.1),
+        )
+        branches.append(branch)
+        return branch
+
+    def _branch_logprobs(self, prompt: Sequence[int], branches: Sequence[Branch], branch: Branch) -> tuple[float, ...]:
+        return self._logprobs((*prompt, *path_tokens(branches, branch.id)))[-len(branch.token_ids) :]
+
+    @torch.no_grad()
+    def _logprobs(self, token_ids: Sequence[int]) -> tuple[float, ...]:
+        ids = torch.tensor([token_ids])
+        logprobs = self._model(ids).logits[0, :-1].log_softmax(-1)
+        return tuple(logprobs.gather(-1, ids[0, 1:, None])[:, 0].tolist())
+
+
+@asynccontextmanager
+async def serving(sampler: FakeSampler, redis_url: str, run: str) -> AsyncIterator[str]:
+    """Run a fake sampler; gives its gRPC address."""
+    server = aio.server()
+    add_SamplerServiceServicer_to_server(sampler, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    working = asyncio.create_task(sampler.work(redis_url, run))
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        working.cancel()
+        await asyncio.wait({working})
+        await server.stop(None)

@@ -1,0 +1,189 @@
+"""The policy in a real DeepSpeed engine, against plain PyTorch."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from services.common.errors import CheckpointError, ConfigurationError
+from services.common.settings import load_settings
+from services.trainer.packing import Row, pack
+from services.trainer.policy import Policy, UpdateResult
+from services.trainer.settings import TrainerSettings
+from tests.integration.fake_sampler import VOCABULARY, write_tiny_model
+
+# DeepSpeed and torch.distributed use parts of torch that torch has deprecated.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:torch.*"),
+]
+
+TEMPERATURE, CLIP_LOW, CLIP_HIGH = 1.2, 0.8, 1.26
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    write_tiny_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def minibatches() -> list[list[Row]]:
+    rng = random.Random(0)
+
+    def row(silent: bool) -> Row:
+        length = rng.randrange(2, 12)
+        token_ids = tuple(rng.randrange(VOCABULARY) for _ in range(4 + length))
+        weights = tuple(0.0 if silent else rng.uniform(-1, 1) for _ in range(length))
+        return Row(token_ids, weights, (-1.0,) * length)
+
+    return [[row(silent=i % 4 == 0) for i in range(12)] for _ in range(2)]
+
+
+def make_policy(model: Path, **changes: Any) -> Policy:
+    values: dict[str, Any] = {
+        "model": model,
+        "output_dir": model,
+        "train_data": model,
+        "samplers": ["a:1"],
+        "steps": 1,
+        "threads": 1,
+        "learning_rate": 1e-2,
+    }
+    return Policy(load_settings(TrainerSettings, **values | changes))
+
+
+def train(policy: Policy, minibatches: list[list[Row]], token_budget: int) -> list[UpdateResult]:
+    packed = [pack(rows, token_budget) for rows in minibatches]
+    scores = [policy.score(batches) for batches in packed]
+    return [policy.update(batches, old) for batches, old in zip(packed, scores, strict=True)]
+
+
+def weights(policy: Policy, folder: Path) -> dict[str, torch.Tensor]:
+    folder.mkdir()
+    policy.write_model(folder)
+    return load_file(folder / "model.safetensors")
+
+
+def train_plainly(model: Path, minibatches: list[list[Row]]) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """The same updates one row at a time in plain PyTorch; also gives the gradient norms."""
+    module: Any = AutoModelForCausalLM.from_pretrained(model)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0)
+
+    def logprobs(row: Row) -> torch.Tensor:
+        ids = torch.tensor([row.token_ids])
+        logprob_sv = (module(ids).logits[0, :-1] / TEMPERATURE).log_softmax(-1)
+        return logprob_sv.gather(-1, ids[0, 1:, None])[-len(row.weights) :, 0]
+
+    with torch.no_grad():
+        old = [[logprobs(row) for row in rows] for rows in minibatches]
+    norms = []
+    for rows, old_of_rows in zip(minibatches, old, strict=True):
+        tokens = sum(len(row.weights) for row in rows)
+        loss = torch.zeros(())
+        for row, old_logprob_n in zip(rows, old_of_rows, strict=True):
+            ratio_n, weight_n = (logprobs(row) - old_logprob_n).exp(), torch.tensor(row.weights)
+            clipped_n = ratio_n.clamp(CLIP_LOW, CLIP_HIGH)
+            loss = loss - torch.minimum(ratio_n * weight_n, clipped_n * weight_n).sum() / tokens
+        optimizer.zero_grad()
+        loss.backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0).item())
+        optimizer.step()
+    return {name: p.detach() for name, p in module.named_parameters()}, norms
+
+
+@pytest.mark.parametrize("token_budget", [1, 64, 10_000])
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_updates_equal_plain_pytorch(
+    model: Path, minibatches: list[list[Row]], tmp_path: Path, zero_stage: int, token_budget: int
+) -> None:
+    expected, norms = train_plainly(model, minibatches)
+
+    policy = make_policy(model, zero_stage=zero_stage)
+    results = train(policy, minibatches, token_budget)
+
+    assert [result.grad_norm for result in results] == pytest.approx(norms, rel=1e-4)
+    found = weights(policy, tmp_path / "found")
+    assert found.keys() == expected.keys()  # tied weights are written once
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_training_goes_on_from_a_checkpoint(
+    model: Path, minibatches: list[list[Row]], tmp_path: Path, zero_stage: int
+) -> None:
+    policy = make_policy(model, zero_stage=zero_stage)
+    train(policy, minibatches, 64)
+    policy.save(tmp_path)
+    train(policy, minibatches, 64)
+
+    other = make_policy(model, zero_stage=zero_stage)
+    other.load(tmp_path)
+    train(other, minibatches, 64)
+
+    expected, found = weights(policy, tmp_path / "a"), weights(other, tmp_path / "b")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_checkpoint_of_another_model_is_refused(model: Path, tmp_path: Path) -> None:
+    make_policy(model).save(tmp_path)
+    write_tiny_model(tmp_path / "wider", hidden_size=64)
+
+    with pytest.raises(CheckpointError, match="does not fit this model"):
+        make_policy(tmp_path / "wider").load(tmp_path)
+
+
+@pytest.mark.parametrize(("saved", "loaded"), [(0, 2), (2, 0), (3, 1)])
+def test_a_checkpoint_of_another_zero_stage_is_refused(model: Path, tmp_path: Path, saved: int, loaded: int) -> None:
+    make_policy(model, zero_stage=saved).save(tmp_path)
+
+    with pytest.raises(CheckpointError, match="zero_stage"):
+        make_policy(model, zero_stage=loaded).load(tmp_path)
+
+
+def test_bf16_trains_and_publishes_bf16(model: Path, minibatches: list[list[Row]], tmp_path: Path) -> None:
+    policy = make_policy(model, precision="bf16")
+
+    results = train(policy, minibatches, 64)
+
+    assert all(result.grad_norm > 0 for result in results)
+    assert {tensor.dtype for tensor in weights(policy, tmp_path / "found").values()} == {torch.bfloat16}
+
+
+def test_a_minibatch_without_weight_takes_no_step(model: Path, tmp_path: Path) -> None:
+    policy = make_policy(model)
+    before = weights(policy, tmp_path / "before")
+
+    (result,) = train(policy, [[Row((1, 2, 3), (0.0, 0.0), (-1.0, -1.0))]], 64)
+
+    assert result == UpdateResult(0.0, 0.0, 0.0)
+    after = weights(policy, tmp_path / "after")
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_sequence_logprobs_are_the_models(model: Path) -> None:
+    sequences = [(1, 2, 3, 4), (5, 6)]
+    module: Any = AutoModelForCausalLM.from_pretrained(model)
+
+    found = make_policy(model).sequence_logprobs(sequences)
+
+    for token_ids, logprobs in zip(sequences, found, strict=True):
+        ids = torch.tensor([token_ids])
+        expected = module(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+        assert logprobs == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_a_missing_or_broken_model_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="has no config.json"):
+        make_policy(tmp_path / "nothing")
+    write_tiny_model(tmp_path / "broken")
+    (tmp_path / "broken" / "model.safetensors").unlink()
+    with pytest.raises(ConfigurationError, match="cannot load the model") as caught:
+        make_policy(tmp_path / "broken")
+    assert "\n" not in str(caught.value)

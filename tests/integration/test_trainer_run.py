@@ -1,0 +1,217 @@
+"""The trainer against real Valkey, real gRPC and real DeepSpeed; only what samples and grades is a stand-in."""
+
+import asyncio
+import io
+import json
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+from services.common.errors import MismatchError, UnavailableError
+from services.common.settings import load_settings
+from services.trainer.run_control import RunControl, RunState
+from services.trainer.run_log import RunLog
+from services.trainer.settings import TrainerSettings
+from services.trainer.train import train
+from services.trainer.training_run import open_run
+from tests.integration.fake_sampler import FakeSampler, serving, write_tiny_model
+
+# DeepSpeed and torch.distributed use parts of torch that torch has deprecated.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:torch.*"),
+]
+
+MakeSettings = Callable[..., TrainerSettings]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    write_tiny_model(folder)
+    return folder
+
+
+@pytest.fixture
+async def sampler(model: Path) -> FakeSampler:
+    return FakeSampler(model)
+
+
+@pytest.fixture
+async def make_settings(
+    model: Path, sampler: FakeSampler, redis_server: str, tmp_path: Path
+) -> AsyncIterator[MakeSettings]:
+    """Makes settings of one run, whose sampler is serving."""
+    run = f"run-{uuid.uuid4().hex[:8]}"
+    problems = [{"id": f"p{i}", "domain": "math", "prompt": f"{i}+1=", "answer": str(i + 1)} for i in range(5)]
+    data = tmp_path / "problems.jsonl"
+    data.write_text("".join(json.dumps(problem) + "\n" for problem in problems))
+    async with AsyncExitStack() as stack:
+        address = await stack.enter_async_context(serving(sampler, redis_server, run))
+
+        def make(**changes: Any) -> TrainerSettings:
+            values: dict[str, Any] = {
+                "run": run,
+                "redis_url": redis_server,
+                "model": model,
+                "output_dir": tmp_path / "run",
+                "train_data": data,
+                "heldout_data": data,
+                "samplers": [address],
+                "steps": 3,
+                "prompts_per_step": 2,
+                "minibatches": 2,
+                "learning_rate": 1e-2,
+                "search": {"chains": 2, "forks": 1, "rounds": 1, "branches": 2},
+                "checkpoint_every": 2,
+                "evaluate_every": 2,
+                "threads": 1,
+                "sample_timeout_s": 30,
+            }
+            return load_settings(TrainerSettings, **values | changes)
+
+        yield make
+
+
+async def run_to_end(settings: TrainerSettings) -> RunControl:
+    control, run_log = RunControl(), RunLog(settings.output_dir)
+    async with open_run(settings, control, run_log) as run:
+        await train(run)
+    return control
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def trained_trees(settings: TrainerSettings) -> list[dict[str, Any]]:
+    with (settings.output_dir / "trees.jsonl.zst").open("rb") as file:
+        reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+        return [json.loads(line) for line in io.TextIOWrapper(reader, encoding="utf-8")]
+
+
+async def test_a_run_trains_evaluates_and_publishes(make_settings: MakeSettings, sampler: FakeSampler) -> None:
+    settings = make_settings()
+
+    control = await run_to_end(settings)
+
+    assert sampler.versions == [0, 1, 2, 3]
+    assert control.checkpoint_step == 3
+    steps = rows(settings.output_dir / "metrics.jsonl")
+    assert [step["step"] for step in steps] == [1, 2, 3]
+    assert all(step["staleness"] == 0 for step in steps)
+    assert all(step["mismatch_mean_abs_logprob_diff"] < 1e-5 for step in steps)
+    assert all(step["reload_canary_max_abs_logprob_diff"] < 1e-4 for step in steps)
+    assert steps[0]["leaves"] == 2 * 6
+    evaluations = rows(settings.output_dir / "evaluations.jsonl")
+    assert [evaluation["policy_version"] for evaluation in evaluations] == [0, 2, 3]
+    assert [row["tree"]["tree_id"] for row in trained_trees(settings)] == [
+        f"step-{step:05d}/{index}" for step in (1, 2, 3) for index in (0, 1)
+    ]
+
+
+async def test_a_cancelled_run_goes_on_as_if_nothing_had_happened(
+    make_settings: MakeSettings, sampler: FakeSampler, tmp_path: Path
+) -> None:
+    settings = make_settings(steps=5)
+    control, run_log = RunControl(), RunLog(settings.output_dir)
+    async with open_run(settings, control, run_log) as run:
+        training = asyncio.create_task(train(run))
+        async for record in run_log.watch(from_step=1):
+            if record.policy_version == 3:
+                break
+        training.cancel()
+        await asyncio.wait({training})
+
+    await run_to_end(settings)
+
+    trees = trained_trees(settings)
+    assert [row["tree"]["tree_id"] for row in trees] == [
+        f"step-{step:05d}/{index}" for step in range(1, 6) for index in (0, 1)
+    ]
+    assert len(set(sampler.served)) == len(sampler.served)
+    losses = [step["loss"] for step in rows(settings.output_dir / "metrics.jsonl")]
+    uninterrupted = make_settings(steps=5, output_dir=tmp_path / "uninterrupted", resume="never")
+    await run_to_end(uninterrupted)
+    assert losses == pytest.approx([step["loss"] for step in rows(tmp_path / "uninterrupted" / "metrics.jsonl")])
+
+
+async def test_a_sampler_with_stale_weights_stops_the_run(make_settings: MakeSettings, sampler: FakeSampler) -> None:
+    sampler.stale = True
+
+    with pytest.raises(MismatchError, match=r"step 2: engine and trainer differ by .* 127\.0\.0\.1"):
+        await run_to_end(make_settings(learning_rate=0.1))
+
+
+async def test_a_sampler_that_echoes_another_checksum_stops_the_run(
+    make_settings: MakeSettings, sampler: FakeSampler
+) -> None:
+    sampler.forged_checksum = "0" * 64
+
+    with pytest.raises(MismatchError, match=r"sampler 127\.0\.0\.1:\d+ serves version 0"):
+        await run_to_end(make_settings())
+
+
+async def test_a_stalled_stream_ends_in_a_clear_error(make_settings: MakeSettings, sampler: FakeSampler) -> None:
+    sampler.held_back = {"step-00001/1"}
+
+    with pytest.raises(UnavailableError, match=r"no tree of step-00001 came for 1 s: 1 of 2 are here; .* in prompts"):
+        await run_to_end(make_settings(heldout_data=None, sample_timeout_s=1))
+
+
+async def test_a_tree_that_was_given_up_is_done_without(make_settings: MakeSettings, sampler: FakeSampler) -> None:
+    sampler.poisoned = {"step-00001/0", "evaluation-00000/3"}
+    settings = make_settings(steps=1)
+
+    await run_to_end(settings)
+
+    assert [row["tree"]["tree_id"] for row in trained_trees(settings)] == ["step-00001/1"]
+    evaluations = rows(settings.output_dir / "evaluations.jsonl")
+    assert [evaluation["problems"] for evaluation in evaluations] == [4, 5]
+
+
+async def test_a_batch_that_was_given_up_stops_the_run(make_settings: MakeSettings, sampler: FakeSampler) -> None:
+    sampler.poisoned = {"step-00001/0", "step-00001/1"}
+
+    with pytest.raises(UnavailableError, match="all 2 trees of step-00001 were given up; .* too long"):
+        await run_to_end(make_settings())
+
+
+async def test_a_sampler_that_is_starting_is_waited_for(make_settings: MakeSettings, sampler: FakeSampler) -> None:
+    sampler.refusals = 1
+    await run_to_end(make_settings(steps=1, heldout_data=None))
+    assert sampler.versions == [0, 1]
+
+    sampler.refusals = 100
+    with pytest.raises(UnavailableError, match=r"sampler 127\.0\.0\.1:\d+ did not load version 1: UNAVAILABLE"):
+        await run_to_end(make_settings(steps=2, reload_patience_s=0.1))
+
+
+async def test_a_run_that_never_resumes_starts_afresh(make_settings: MakeSettings, sampler: FakeSampler) -> None:
+    await run_to_end(make_settings())
+    settings = make_settings(steps=1, resume="never")
+
+    await run_to_end(settings)
+
+    assert [step["step"] for step in rows(settings.output_dir / "metrics.jsonl")] == [1]
+    assert len(trained_trees(settings)) == 2
+    assert sorted(folder.name for folder in (settings.output_dir / "weights").iterdir()) == ["v00000000", "v00000001"]
+
+
+async def test_pause_and_checkpoint_between_steps(make_settings: MakeSettings) -> None:
+    settings = make_settings(checkpoint_every=100)
+    control, run_log = RunControl(), RunLog(settings.output_dir)
+    async with open_run(settings, control, run_log) as run:
+        training = asyncio.create_task(train(run))
+        step = await control.pause()
+        checkpoint = await control.save_checkpoint()
+        assert control.state is RunState.PAUSED
+        assert checkpoint.step == step < 3
+        await control.resume()
+        await training
+    assert control.step == 3
