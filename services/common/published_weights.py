@@ -10,12 +10,12 @@ weights computes them again: a copy of the old weights left anywhere in an engin
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from services.common.durable_folder import digest, digests, write_folder
 from services.common.errors import CheckpointError
 
 _STABLE = "STABLE"
@@ -62,29 +62,24 @@ def publish(
         keep: versions left in `root` afterwards, this one included.
     """
     folder = version_folder(root, policy_version)
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    write(unfinished)
-    files = {path.name: _digest(path) for path in sorted(unfinished.iterdir())}
-    weights = PublishedWeights(folder, policy_version, _combined(files), files, tuple(canaries))
-    manifest = {
-        "policy_version": policy_version,
-        "checksum": weights.checksum,
-        "files": files,
-        "canaries": [asdict(canary) for canary in canaries],
-    }
-    (unfinished / _MANIFEST).write_text(json.dumps(manifest))
-    (unfinished / _STABLE).touch()
-    for path in unfinished.iterdir():
-        _sync(path)
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
-    _sync(root)
+
+    def write_all(unfinished: Path) -> None:
+        write(unfinished)
+        files = digests(unfinished)
+        manifest = {
+            "policy_version": policy_version,
+            "checksum": _combined(files),
+            "files": files,
+            "canaries": [asdict(canary) for canary in canaries],
+        }
+        (unfinished / _MANIFEST).write_text(json.dumps(manifest))
+        (unfinished / _STABLE).touch()
+
+    write_folder(folder, write_all)
     for old in sorted(root.glob("v*"))[:-keep]:
         if old != folder:
             shutil.rmtree(old)
-    return weights
+    return _manifest(folder)
 
 
 def read(folder: Path) -> PublishedWeights:
@@ -96,22 +91,12 @@ def read(folder: Path) -> PublishedWeights:
     if not (folder / _STABLE).exists():
         state = "is not finished (no STABLE marker)" if folder.exists() else "does not exist"
         raise CheckpointError(f"weights folder {folder} {state}; publish it again")
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text())
-        weights = PublishedWeights(
-            folder=folder,
-            policy_version=int(manifest["policy_version"]),
-            checksum=str(manifest["checksum"]),
-            files=dict(manifest["files"]),
-            canaries=tuple(Canary(tuple(c["token_ids"]), tuple(c["logprobs"])) for c in manifest["canaries"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"weights folder {folder} has no readable manifest: {error!r}") from error
+    weights = _manifest(folder)
     for name, expected in weights.files.items():
         path = folder / name
         if not path.is_file():
             raise CheckpointError(f"weights folder {folder} lacks {name}, which its manifest lists")
-        if (found := _digest(path)) != expected:
+        if (found := digest(path)) != expected:
             raise CheckpointError(f"{path} has checksum {found[:12]}…, its manifest says {expected[:12]}…")
     if (found := _combined(weights.files)) != weights.checksum:
         raise CheckpointError(
@@ -131,19 +116,20 @@ def version_folder(root: Path, policy_version: int) -> Path:
     return root / f"v{policy_version:08d}"
 
 
+def _manifest(folder: Path) -> PublishedWeights:
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text())
+        return PublishedWeights(
+            folder=folder,
+            policy_version=int(manifest["policy_version"]),
+            checksum=str(manifest["checksum"]),
+            files=dict(manifest["files"]),
+            canaries=tuple(Canary(tuple(c["token_ids"]), tuple(c["logprobs"])) for c in manifest["canaries"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"weights folder {folder} has no readable manifest: {error!r}") from error
+
+
 def _combined(files: dict[str, str]) -> str:
     lines = "".join(f"{name}:{digest}\n" for name, digest in sorted(files.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,9 +6,7 @@
 A folder is filled under a hidden name, forced to disk and renamed. A kill at any instant leaves the one before usable.
 """
 
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from pathlib import Path
 
 import structlog
 
+from services.common.durable_folder import digests, write_folder
 from services.common.errors import CheckpointError
 
 _RUN = "run.json"
@@ -54,17 +53,13 @@ class Checkpoints:
             write: writes the policy's state into the folder that it is given.
         """
         folder = self._root / f"step-{step:08d}"
-        unfinished = self._root / f".{folder.name}.unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        write(unfinished)
-        run = {"step": step, "log_offsets": dict(log_offsets), "files": _digests(unfinished)}
-        (unfinished / _RUN).write_text(json.dumps(run))
-        for path in [*unfinished.rglob("*"), unfinished]:
-            _sync(path)
-        shutil.rmtree(folder, ignore_errors=True)  # only ever a damaged one: a step is not saved twice
-        unfinished.rename(folder)
-        _sync(self._root)
+
+        def write_all(unfinished: Path) -> None:
+            write(unfinished)
+            run = {"step": step, "log_offsets": dict(log_offsets), "files": digests(unfinished)}
+            (unfinished / _RUN).write_text(json.dumps(run))
+
+        write_folder(folder, write_all)  # replaces only ever a damaged one: a step is not saved twice
         for old in self._finished()[: -self._keep]:
             shutil.rmtree(old)
         return Checkpoint(folder, step, dict(log_offsets))
@@ -100,26 +95,9 @@ def _read(folder: Path) -> Checkpoint:
         expected = dict(run["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / _RUN} cannot be read: {error!r}") from error
-    found = _digests(folder)
+    found = digests(folder)
     found.pop(_RUN)
     if found != expected:
         differing = min(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         raise CheckpointError(f"{folder / differing} is missing, unexpected or differs from its checksum")
     return checkpoint
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    digests = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            with path.open("rb") as file:
-                digests[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
