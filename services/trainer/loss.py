@@ -70,4 +70,4 @@ def k3(logprob_n: Tensor, sampled_logprob_n: Tensor) -> Tensor:
         sampled_logprob_n: log q.
     """
     log_ratio_n = logprob_n - sampled_logprob_n
-    return log_ratio_n.exp() - 1 - log_ratio_n
+    return log_ratio_n.expm1() - log_ratio_n
