@@ -52,6 +52,7 @@ def parse(message_type: type[MessageT], data: bytes) -> MessageT:
 
 
 def encode_problem(problem: Problem) -> problem_pb2.Problem:
+    """`Problem` as a message."""
     message = problem_pb2.Problem(
         id=problem.id, domain=_DOMAINS[problem.domain], prompt=problem.prompt, category=problem.category
     )
@@ -63,6 +64,11 @@ def encode_problem(problem: Problem) -> problem_pb2.Problem:
 
 
 def decode_problem(message: problem_pb2.Problem) -> Problem:
+    """`Problem` out of a message.
+
+    Raises:
+        InvalidRequestError: naming what is wrong in it.
+    """
     if message.domain not in _DOMAINS_BACK:
         raise InvalidRequestError(f"problem {message.id!r} has domain {message.domain}: expected MATH or CODE")
     gold = message.WhichOneof("gold")
@@ -110,12 +116,18 @@ def _decode_tests(message: problem_pb2.CodeTests) -> CodeTests:
 
 
 def encode_verdict(verdict: Verdict) -> verdict_pb2.Verdict:
+    """`Verdict` as a message."""
     return verdict_pb2.Verdict(
         outcome=verdict_pb2.Outcome.ValueType(verdict.outcome.value), reason=verdict.reason, wall_ms=verdict.wall_ms
     )
 
 
 def decode_verdict(message: verdict_pb2.Verdict) -> Verdict:
+    """`Verdict` out of a message.
+
+    Raises:
+        InvalidRequestError: naming what is wrong in it.
+    """
     try:
         outcome = Outcome(message.outcome)
     except ValueError as error:
@@ -124,6 +136,7 @@ def decode_verdict(message: verdict_pb2.Verdict) -> Verdict:
 
 
 def encode_search(search: SearchParameters) -> tree_pb2.SearchParameters:
+    """`SearchParameters` as a message."""
     return tree_pb2.SearchParameters(
         chains=search.chains,
         forks=search.forks,
@@ -134,6 +147,11 @@ def encode_search(search: SearchParameters) -> tree_pb2.SearchParameters:
 
 
 def decode_search(message: tree_pb2.SearchParameters) -> SearchParameters:
+    """`SearchParameters` out of a message.
+
+    Raises:
+        InvalidRequestError: naming what is wrong in it.
+    """
     if message.chains < 1:
         raise InvalidRequestError("search has 0 chains: expected at least 1")
     try:
@@ -144,6 +162,7 @@ def decode_search(message: tree_pb2.SearchParameters) -> SearchParameters:
 
 
 def encode_sampling(sampling: SamplingParameters) -> tree_pb2.SamplingParameters:
+    """`SamplingParameters` as a message."""
     return tree_pb2.SamplingParameters(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
@@ -154,6 +173,11 @@ def encode_sampling(sampling: SamplingParameters) -> tree_pb2.SamplingParameters
 
 
 def decode_sampling(message: tree_pb2.SamplingParameters) -> SamplingParameters:
+    """`SamplingParameters` out of a message.
+
+    Raises:
+        InvalidRequestError: naming what is wrong in it.
+    """
     if not message.temperature >= 0:
         raise InvalidRequestError(f"temperature is {message.temperature}: expected 0 or more")
     if not 0 < message.top_p <= 1:
@@ -170,6 +194,7 @@ def decode_sampling(message: tree_pb2.SamplingParameters) -> SamplingParameters:
 
 
 def encode_request(request: TreeRequest) -> tree_pb2.TreeRequest:
+    """`TreeRequest` as a message."""
     return tree_pb2.TreeRequest(
         tree_id=request.tree_id,
         problem=encode_problem(request.problem),
@@ -180,6 +205,11 @@ def encode_request(request: TreeRequest) -> tree_pb2.TreeRequest:
 
 
 def decode_request(message: tree_pb2.TreeRequest) -> TreeRequest:
+    """`TreeRequest` out of a message.
+
+    Raises:
+        InvalidRequestError: naming what is wrong in it.
+    """
     return TreeRequest(
         tree_id=message.tree_id,
         problem=decode_problem(message.problem),
@@ -190,6 +220,7 @@ def decode_request(message: tree_pb2.TreeRequest) -> TreeRequest:
 
 
 def encode_branch(branch: Branch) -> tree_pb2.Branch:
+    """`Branch` as a message."""
     return tree_pb2.Branch(
         id=branch.id,
         parent_id=branch.parent_id,
@@ -208,6 +239,11 @@ def encode_branch(branch: Branch) -> tree_pb2.Branch:
 
 
 def decode_branch(message: tree_pb2.Branch) -> Branch:
+    """`Branch` out of a message.
+
+    Raises:
+        InvalidRequestError: naming what is wrong in it.
+    """
     try:
         finish_reason = FinishReason(message.finish_reason)
     except ValueError as error:
@@ -228,6 +264,7 @@ def decode_branch(message: tree_pb2.Branch) -> Branch:
 
 
 def encode_tree(tree: Tree) -> tree_pb2.Tree:
+    """`Tree` as a message."""
     return tree_pb2.Tree(
         tree_id=tree.tree_id,
         problem=encode_problem(tree.problem),
@@ -240,6 +277,11 @@ def encode_tree(tree: Tree) -> tree_pb2.Tree:
 
 
 def decode_tree(message: tree_pb2.Tree) -> Tree:
+    """`Tree` out of a message.
+
+    Raises:
+        InvalidRequestError: naming what is wrong in it.
+    """
     branches = tuple(decode_branch(branch) for branch in message.branches)
     check_tree(branches)
     return Tree(

@@ -3,7 +3,8 @@
 import asyncio
 
 from services.common import codec
-from services.common.streams import PROMPTS, TREES, Stage, Streams
+from services.common.stage import Stage
+from services.common.streams import PROMPTS, TREES, Streams
 from services.common.tree import in_canonical_order
 from services.sampler.engine import Engine
 from services.sampler.eptree import search

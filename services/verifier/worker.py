@@ -4,7 +4,8 @@ import asyncio
 
 from services.common import codec
 from services.common.errors import UnavailableError
-from services.common.streams import GRADED, TREES, Stage, Streams
+from services.common.stage import Stage
+from services.common.streams import GRADED, TREES, Streams
 from services.common.verdict import Outcome
 from services.verifier.grading import Grader
 from services.verifier.settings import VerifierSettings

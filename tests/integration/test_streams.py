@@ -8,7 +8,8 @@ import pytest
 
 from services.common import streams as streams_module
 from services.common.errors import InvalidRequestError, TreerlError, UnavailableError
-from services.common.streams import GRADED, PROMPTS, TREES, Stage, Streams, connect
+from services.common.stage import Stage
+from services.common.streams import GRADED, PROMPTS, TREES, Streams, connect
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from services.common import codec
 from services.common.grpc_server import GrpcServer
 from services.common.problem import Domain, Problem
-from services.common.streams import GRADED, PROMPTS, TREES, Stage, Streams, connect
+from services.common.stage import Stage
+from services.common.streams import GRADED, PROMPTS, TREES, Streams, connect
 from services.common.tree import Branch, FinishReason, SamplingParameters, SearchParameters, Tree, VersionSpan
 from services.common.verdict import Outcome
 from services.verifier.grading import Grader
