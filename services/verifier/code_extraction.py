@@ -5,11 +5,11 @@ import re
 _FENCE = "```"
 _PYTHON_NAMES = frozenset({"python", "py", "python3"})
 
-# How lines of Python begin that prose does not: definitions, imports, assignments, calls, decorators, loops.
+# How lines of Python begin that prose does not: definitions, imports, assignments, calls, decorators, control flow.
 _PYTHON_LINE = re.compile(
     r"^(?:(?:async )?def \w+\(|class \w+[:(]|import \w|from [\w.]+ import |@\w"
-    r"|(?:for|while|if|with|try)\b[^\n]{0,200}:$"
-    r"|[a-z_A-Z]\w{0,60}(?:\[[^\]\n]{0,60}\])? ?(?:[-+*/%]|//|\*\*)?= ?\S|print\()",
+    r"|(?:for|while|if|with|try|else)\b[^\n]{0,200}:(?:$|\s)|(?:raise|assert|return|del|lambda) \w"
+    r"|[a-z_A-Z]\w{0,60}(?:\[[^\]\n]{0,60}\])? ?(?:[-+*/%]|//|\*\*)?= ?\S|[a-zA-Z_][\w.]{0,60}\([^\n]{0,200}\)\s*$)",
     re.MULTILINE,
 )
 

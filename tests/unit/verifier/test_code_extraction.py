@@ -18,6 +18,9 @@ from services.verifier.code_extraction import extract_program
         ("def f(x):\n    return x", "def f(x):\n    return x"),
         ("import sys\nprint(sys.argv)", "import sys\nprint(sys.argv)"),
         ("n = int(input())", "n = int(input())"),
+        ("while True: pass", "while True: pass"),
+        ("exit()", "exit()"),
+        ('raise SystemExit("5")', 'raise SystemExit("5")'),
     ],
 )
 def test_the_program_is_found(response: str, program: str) -> None:
