@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from services.cli.bench import Target, run_bench
 from services.cli.interruption import Interrupted, run_to_end
 from services.cli.methods import Method
 from services.common.errors import TreerlError
@@ -120,7 +121,7 @@ def sample(
     branches: Annotated[int, typer.Option(min=0, help="T: branches from each forked token.")] = 2,
     temperature: Annotated[float, typer.Option(min=0, help="Softmax temperature; 0 is greedy.")] = 1.2,
     top_p: Annotated[float, typer.Option(min=0, max=1, help="Nucleus mass.")] = 0.95,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest response, in tokens.")] = 256,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest response, in tokens.")] = 128,
     seed: Annotated[int | None, typer.Option(min=0, help="Makes the answer repeatable.")] = None,
 ) -> None:
     """Sample from a running sampler: a response, or a tree with its forks."""
@@ -159,6 +160,15 @@ def verify(
         raise typer.Exit(run_to_end(verify_one(gold, answer, verifier, as_json=as_json)))
     else:
         raise typer.BadParameter("give either --gold and --answer, or --file")
+
+
+@app.command()
+def bench(
+    target: Annotated[Target, typer.Argument(help="Service to measure.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure a service on this machine; takes about two minutes."""
+    run_to_end(run_bench(target, as_json=as_json))
 
 
 @app.command()
