@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff, ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -40,6 +40,9 @@ IDLE_MS = 15_000
 
 MAX_DELIVERIES = 5
 """An entry delivered more often than this is poisoned."""
+
+CONNECTIONS = 16
+"""Connections that one process opens to the server."""
 
 BLOCK_MS = 500
 """Longest wait of one read, so that a worker notices a stop request."""
@@ -102,7 +105,11 @@ async def connect(url: str, patience_s: float = 60.0) -> Redis:
         await first.aclose()
     lost = [RedisConnectionError, RedisTimeoutError, ConnectionError]
     patient = Retry(ExponentialBackoff(cap=1.0, base=0.05), retries=int(patience_s) + 5, supported_errors=tuple(lost))
-    return Redis.from_url(url, retry=patient, retry_on_error=lost)
+    # Commands wait for one of few connections: the default pool would refuse them once many entries end at one time.
+    pool = BlockingConnectionPool.from_url(
+        url, max_connections=CONNECTIONS, timeout=None, retry=patient, retry_on_error=lost
+    )
+    return Redis.from_pool(pool)
 
 
 class Streams:

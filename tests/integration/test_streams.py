@@ -68,6 +68,21 @@ async def test_a_stage_passes_every_entry_on_once(run: Callable[[str], Streams])
     assert await reader.waiting(PROMPTS) == 0
 
 
+async def test_hundreds_of_entries_may_end_at_one_time(run: Callable[[str], Streams]) -> None:
+    await run("trainer").enqueue("step-1", batch(300))
+    reader = run("reader")
+    all_there = asyncio.Barrier(300)
+
+    async def together(payload: bytes) -> bytes:
+        await all_there.wait()
+        return payload
+
+    async def all_passed() -> bool:
+        return await reader.waiting(TREES) == 300
+
+    await work(Stage(run("worker"), PROMPTS, TREES, slots=300, sink_bound=1000), together, all_passed)
+
+
 async def test_only_the_first_of_two_workers_on_one_entry_is_heard(run: Callable[[str], Streams]) -> None:
     first, second = run("first"), run("second")
     await first.enqueue("step-1", batch(1))
