@@ -63,6 +63,11 @@ protos: $(VENV)/.installed-dev ## Generate gen/ from protos/.
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos \
 		--python_out=$(OUT) --grpc_python_out=$(OUT) --mypy_out=quiet:$(OUT) --mypy_grpc_out=quiet:$(OUT) $(PROTOS)
 
+.PHONY: bench
+bench: setup ## Measure the sampler and the verifier on this machine.
+	@$(BIN)/treerl bench sampler
+	@$(BIN)/treerl bench verifier
+
 .PHONY: lock
 lock: ## Resolve requirements/*.txt anew (needs uv).
 	requirements/lock.sh

@@ -88,7 +88,8 @@ class VllmEngine:
         if needed > self._max_model_tokens:
             raise InvalidRequestError(
                 f"{len(request.token_ids)} tokens of prompt and prefix plus at most {request.max_tokens} new ones: "
-                f"the model holds {self._max_model_tokens}; shorten the prompt, lower max_tokens or raise max_model_tokens"
+                f"the model holds {self._max_model_tokens}; shorten the prompt, lower max_tokens, or raise "
+                "max_model_tokens"
             )
         parameters = SamplingParams(
             temperature=request.temperature,
@@ -159,7 +160,6 @@ class VllmEngine:
     def close(self) -> None:
         """End the engine's processes."""
         self._llm.shutdown()
-        self._llm = None  # or its finalizer would shut down a second time, when the interpreter is half gone
 
     async def _set_version(self, policy_version: int) -> None:
         await self._llm.update_weight_version(str(policy_version))

@@ -1,0 +1,1 @@
+"""Measurements of speed and memory: what `treerl bench` runs. Ratios are measured side by side in one run."""

