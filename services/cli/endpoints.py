@@ -5,6 +5,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from services.common.addresses import without_credentials
 from services.common.errors import NotFoundError
 
 _FILE = "endpoints.json"
@@ -21,7 +22,8 @@ class Endpoints:
 
     def write(self, run_folder: Path) -> None:
         """Write them into the run's folder, and note that this run is the current one."""
-        _write_whole(run_folder / _FILE, asdict(self))
+        shown = asdict(self) | {"redis_url": without_credentials(self.redis_url)}
+        _write_whole(run_folder / _FILE, shown)
         _write_whole(_pointer(), {"run_folder": str(run_folder.resolve())})
 
     @classmethod

@@ -69,13 +69,14 @@ def plan_run(config: Path, run_folder: Path, samplers: int, verifiers: int) -> P
 
     folders = {"sampler": {"weights_dir": str(run_folder / "weights")}, "trainer": {"output_dir": str(run_folder)}}
     config = _write_effective(run_folder, merged(document, folders))
-    store, redis_url = None, sampler_settings.redis_url
+    store, redis_url, redis_flag = None, sampler_settings.redis_url, []
     if "redis_url" not in document and "TREERL_REDIS_URL" not in os.environ:
         store, redis_url = _valkey(ports.take(0, "valkey"), run_folder)
+        redis_flag = [f"--redis-url={redis_url}"]  # a user's own stays off the command line: it may hold a password
     return Plan(
         store=store,
-        workers=tuple(service.command(config, redis_url) for service in (*sampler_services, *verifier_services)),
-        trainer=trainer_service.command(config, redis_url, f"--samplers={json.dumps(sampler_addresses)}"),
+        workers=tuple(service.command(config, *redis_flag) for service in (*sampler_services, *verifier_services)),
+        trainer=trainer_service.command(config, *redis_flag, f"--samplers={json.dumps(sampler_addresses)}"),
         endpoints=Endpoints(
             redis_url=redis_url,
             samplers=sampler_addresses,
@@ -98,7 +99,7 @@ def plan_trainer(config: Path) -> tuple[Plan, Path]:
     effective = _write_effective(run_folder, read_document(config))
     service = _Service.of(settings, None, PortPool(settings.host))
     endpoints = Endpoints(settings.redis_url, settings.samplers, (), service.address)
-    plan = Plan(None, (), service.command(effective, settings.redis_url), endpoints, settings.steps)
+    plan = Plan(None, (), service.command(effective), endpoints, settings.steps)
     return plan, run_folder
 
 
@@ -125,11 +126,10 @@ class _Service:
     def address(self) -> str:
         return f"{self.host}:{self.port}"
 
-    def command(self, config: Path, redis_url: str, *flags: str) -> Command:
+    def command(self, config: Path, *flags: str) -> Command:
         words = (
             *(sys.executable, "-m", f"services.{self.table}", "--config", str(config)),
-            *(f"--instance={self.name}", f"--redis-url={redis_url}"),
-            *(f"--port={self.port}", f"--metrics-port={self.metrics_port}"),
+            *(f"--instance={self.name}", f"--port={self.port}", f"--metrics-port={self.metrics_port}"),
             *flags,
         )
         ending = Ending.FINISHED if self.table == TrainerSettings.table else Ending.EARLY

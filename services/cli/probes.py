@@ -10,6 +10,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from services.common.addresses import without_credentials
 from services.common.errors import UnavailableError
 
 _PATIENCE_S = 2.0
@@ -46,4 +47,4 @@ async def require_redis(redis_url: str) -> None:
         UnavailableError: nothing answers at that URL.
     """
     if not await answers_ping(redis_url):
-        raise UnavailableError(f"no Redis answers at {redis_url}: start it, or correct redis_url")
+        raise UnavailableError(f"no Redis answers at {without_credentials(redis_url)}: start it, or correct redis_url")

@@ -27,6 +27,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from services.common import metrics
+from services.common.addresses import without_credentials
 from services.common.errors import UnavailableError
 
 PROMPTS, TREES, GRADED = "prompts", "trees", "graded"
@@ -100,7 +101,9 @@ async def connect(url: str, patience_s: float = 60.0) -> Redis:
     try:
         await first.ping()
     except (RedisError, OSError) as error:
-        raise UnavailableError(f"no Redis answers at {url}: {error}; start one, or set redis_url") from error
+        raise UnavailableError(
+            f"no Redis answers at {without_credentials(url)}: {error}; start one, or set redis_url"
+        ) from error
     finally:
         await first.aclose()
     lost = [RedisConnectionError, RedisTimeoutError, ConnectionError]

@@ -5,6 +5,7 @@ import os
 
 from redis.exceptions import RedisError
 
+from services.common.addresses import without_credentials
 from services.common.entry import run_service
 from services.common.errors import TreerlError, UnavailableError
 from services.common.grpc_server import GrpcServer
@@ -54,7 +55,7 @@ async def _train(settings: TrainerSettings, control: RunControl, run_log: RunLog
         await control.fail(str(error))
         raise
     except RedisError as error:
-        lost = UnavailableError(f"Redis at {settings.redis_url} was lost: {error}")
+        lost = UnavailableError(f"Redis at {without_credentials(settings.redis_url)} was lost: {error}")
         await control.fail(str(lost))
         raise lost from error
     finally:

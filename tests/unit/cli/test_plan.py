@@ -7,6 +7,7 @@ import pytest
 
 from services.cli.demo import _CONFIG
 from services.cli.documents import merged, read_document, to_toml
+from services.cli.endpoints import Endpoints
 from services.cli.methods import CHAINS_OF_EQUAL_TOKENS, TRAINER_CHANGES, Method
 from services.cli.plan import Plan, plan_run, plan_trainer
 from services.cli.ports import CANDIDATES
@@ -60,9 +61,19 @@ def test_an_embedded_valkey_is_planned_unless_the_user_has_a_server(document: di
     assert {"--appendonly", "everysec", str(tmp_path / "run" / "valkey")} <= set(embedded.store.words)
     assert flag(embedded.trainer, "redis-url") == embedded.endpoints.redis_url
 
-    own = plan_of({"redis_url": "redis://db.example:1/2", **document}, tmp_path / "own")
-    assert own.store is None
-    assert {flag(command, "redis-url") for command in (*own.workers, own.trainer)} == {"redis://db.example:1/2"}
+    url = "redis://:secret@db.example:1/2"
+    own = plan_of({"redis_url": url, **document}, tmp_path / "own")
+    assert (own.store, own.endpoints.redis_url) == (None, url)
+
+
+def test_a_servers_password_is_on_no_command_line_and_in_no_list_of_endpoints(
+    document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    plan = plan_of({"redis_url": "redis://:secret@db.example:1/2", **document}, tmp_path / "run")
+    plan.endpoints.write(tmp_path / "run")
+    assert not any("secret" in word for command in (*plan.workers, plan.trainer) for word in command.words)
+    assert Endpoints.read(tmp_path / "run").redis_url == "redis://db.example:1/2"
 
 
 def test_the_effective_configuration_is_kept_in_the_run_folder(document: dict[str, Any], tmp_path: Path) -> None:
