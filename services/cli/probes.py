@@ -10,8 +10,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from services.common.addresses import without_credentials
-from services.common.errors import UnavailableError
+from services.common.streams import connect
 
 _PATIENCE_S = 2.0
 _CHANNEL_OPTIONS = (("grpc.max_reconnect_backoff_ms", 500),)
@@ -46,5 +45,5 @@ async def require_redis(redis_url: str) -> None:
     Raises:
         UnavailableError: nothing answers at that URL.
     """
-    if not await answers_ping(redis_url):
-        raise UnavailableError(f"no Redis answers at {without_credentials(redis_url)}: start it, or correct redis_url")
+    redis = await connect(redis_url)
+    await redis.aclose()

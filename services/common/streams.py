@@ -45,6 +45,9 @@ MAX_DELIVERIES = 5
 CONNECTIONS = 16
 """Connections that one process opens to the server."""
 
+FIRST_ANSWER_S = 2.0
+"""Longest wait for a server's first answer, in seconds; a silent one is asked three times more."""
+
 BLOCK_MS = 500
 """Longest wait of one read, so that a worker notices a stop request."""
 
@@ -97,7 +100,7 @@ async def connect(url: str, patience_s: float = 60.0) -> Redis:
     Raises:
         UnavailableError: nothing answers at that address, or not as Redis does.
     """
-    first = Redis.from_url(url, retry=Retry(ConstantBackoff(0.5), 3))
+    first = Redis.from_url(url, retry=Retry(ConstantBackoff(0.5), 3), socket_timeout=FIRST_ANSWER_S)
     try:
         await first.ping()
     except (RedisError, OSError) as error:
