@@ -8,7 +8,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from services.common import metrics, streams
-from services.common.errors import InvalidRequestError, PreconditionError, TreerlError, UnavailableError
+from services.common.errors import InvalidRequestError, TreerlError, UnavailableError
 from services.common.streams import Entry, Streams
 
 DRAIN_S = 10.0
@@ -93,7 +93,7 @@ class Stage:
                 payload = await handle(entry.payload)
                 done = await self._streams.complete(self._source, entry, self._sink, payload)
                 metrics.STREAM_ENTRIES.labels(self._source, "done" if done else "duplicate").inc()
-            except (InvalidRequestError, PreconditionError) as error:
+            except InvalidRequestError as error:
                 await self._streams.bury(self._source, entry, str(error))
             except TreerlError as error:
                 metrics.STREAM_ENTRIES.labels(self._source, "failed").inc()
