@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeAlias
 
 import structlog
 from grpc import aio
@@ -27,6 +27,9 @@ CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
 )
+
+Context: TypeAlias = "aio.ServicerContext[Any, Any]"
+"""What a servicer's method is told about its call."""
 
 log = structlog.get_logger()
 

@@ -4,12 +4,10 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, TypeAlias
-
-from grpc.aio import ServicerContext
 
 from services.common import codec
 from services.common.errors import InvalidRequestError, UnavailableError
+from services.common.grpc_server import Context
 from services.common.tree import Branch, SearchParameters, Tree, TreeRequest
 from services.sampler.engine import Engine, InFlight
 from services.sampler.eptree import search
@@ -22,8 +20,6 @@ from treerl.sampler.v1 import sampler_service_pb2 as pb
 from treerl.sampler.v1 import sampler_service_pb2_grpc as rpc
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["SamplerService"].full_name
-
-Context: TypeAlias = "ServicerContext[Any, Any]"
 
 
 class SamplerServicer(rpc.SamplerServiceServicer):

@@ -2,11 +2,9 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import asdict
-from typing import Any, TypeAlias
-
-from grpc import aio
 
 from services.common.errors import PreconditionError
+from services.common.grpc_server import Context
 from services.trainer.records import Record, StepMetrics
 from services.trainer.run_control import RunControl
 from services.trainer.run_log import RunLog
@@ -15,8 +13,6 @@ from treerl.trainer.v1 import trainer_service_pb2 as pb
 from treerl.trainer.v1.trainer_service_pb2_grpc import TrainerServiceServicer
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["TrainerService"].full_name
-
-Context: TypeAlias = aio.ServicerContext[Any, Any]
 
 
 class TrainerServicer(TrainerServiceServicer):

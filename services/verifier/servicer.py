@@ -2,12 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
-
-from grpc.aio import ServicerContext
 
 from services.common import codec
 from services.common.errors import OverloadedError, UnavailableError
+from services.common.grpc_server import Context
 from services.common.verdict import Limits
 from services.verifier.grading import Grader
 from services.verifier.settings import VerifierSettings
@@ -19,8 +17,6 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["VerifierService"].full_name
 
 MAX_BATCH_IN_FLIGHT = 64
 """Responses of one batch call graded at once; the next is read when one is done, so no client starves others."""
-
-Context = ServicerContext[Any, Any]
 
 
 class VerifierServicer(rpc.VerifierServiceServicer):
