@@ -164,11 +164,7 @@ async def _authors(engine: Engine, prompts: PromptCodec, requests: Sequence[Tree
         growing = GrowingTree(engine, prompts, request)
         chains = await asyncio.gather(*(growing.sample_chain(number) for number in range(SEARCH.chains)))
         trees = [growing.chain_tree(chain.id) for chain in chains]
-        forks = [
-            fork
-            for tree in trees
-            for fork in choose_forks(tree, SEARCH.forks, SEARCH.selection, prompts.end_token_ids, None)
-        ]
+        forks = [fork for tree in trees for fork in choose_forks(growing.branches, tree, SEARCH, prompts, None)]
         await asyncio.gather(*(growing.fork(branch_id, position, SEARCH.branches) for branch_id, position in forks))
         leaves += len(growing.branches)
     return leaves

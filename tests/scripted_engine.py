@@ -70,7 +70,7 @@ class ScriptedEngine:
 class DigitCodec:
     """One token a digit."""
 
-    end_token_ids = frozenset({END})
+    special_token_ids = frozenset({END})
 
     def encode(self, prompt: str) -> tuple[int, ...]:
         """Digits of the prompt, or a fixed prompt where it has none."""

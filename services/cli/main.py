@@ -7,7 +7,7 @@ import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -119,6 +119,12 @@ def sample(
     forks: Annotated[int, typer.Option(min=0, help="N: tokens forked in each chain's tree a round.")] = 2,
     rounds: Annotated[int, typer.Option(min=0, help="L: rounds of forking.")] = 1,
     branches: Annotated[int, typer.Option(min=0, help="T: branches from each forked token.")] = 2,
+    selection: Annotated[
+        Literal["surprisal", "entropy", "random"], typer.Option(help="How the tokens to fork at are chosen.")
+    ] = "surprisal",
+    answer_marker: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="Fork no token once this is complete; may be repeated.")
+    ] = None,
     temperature: Annotated[float, typer.Option(min=0, help="Softmax temperature; 0 is greedy.")] = 1.2,
     top_p: Annotated[float, typer.Option(min=0, max=1, help="Nucleus mass.")] = 0.95,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest response, in tokens.")] = 128,
@@ -128,12 +134,19 @@ def sample(
     from rich.console import Console
 
     from services.cli.sample import SampleOptions, sample_responses, sample_tree
-    from services.common.tree import SamplingParameters, SearchParameters
+    from services.common.tree import ForkSelection, SamplingParameters, SearchParameters
 
     options = SampleOptions(
         prompt=prompt.replace("\\n", "\n"),
         address=sampler,
-        search=SearchParameters(chains, forks, rounds, branches),
+        search=SearchParameters(
+            chains=chains,
+            forks=forks,
+            rounds=rounds,
+            branches=branches,
+            selection=ForkSelection[selection.upper()],
+            answer_markers=tuple(answer_marker or ()),
+        ),
         sampling=SamplingParameters(temperature, top_p, max_tokens, seed),
     )
     run_to_end((sample_tree if tree else sample_responses)(options, Console()))

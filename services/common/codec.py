@@ -20,11 +20,13 @@ from services.common.problem import (
     StdinTests,
 )
 from services.common.tree import (
+    MAX_ANSWER_MARKERS,
     Branch,
     FinishReason,
     ForkSelection,
     SamplingParameters,
     SearchParameters,
+    SpecialTokens,
     Tree,
     TreeRequest,
     VersionSpan,
@@ -143,6 +145,8 @@ def encode_search(search: SearchParameters) -> tree_pb2.SearchParameters:
         rounds=search.rounds,
         branches=search.branches,
         selection=tree_pb2.ForkSelection.ValueType(search.selection.value),
+        special_tokens=tree_pb2.SpecialTokens.ValueType(search.special_tokens.value),
+        answer_markers=search.answer_markers,
     )
 
 
@@ -158,7 +162,27 @@ def decode_search(message: tree_pb2.SearchParameters) -> SearchParameters:
         selection = ForkSelection(message.selection or ForkSelection.SURPRISAL.value)
     except ValueError as error:
         raise InvalidRequestError(f"search has unknown selection {message.selection}") from error
-    return SearchParameters(message.chains, message.forks, message.rounds, message.branches, selection)
+    try:
+        special_tokens = SpecialTokens(message.special_tokens or SpecialTokens.MASKED.value)
+    except ValueError as error:
+        raise InvalidRequestError(
+            f"search has special_tokens {message.special_tokens}: expected 1 (masked) or 2 (forkable)"
+        ) from error
+    if len(message.answer_markers) > MAX_ANSWER_MARKERS:
+        raise InvalidRequestError(
+            f"search has {len(message.answer_markers)} answer_markers: expected at most {MAX_ANSWER_MARKERS}"
+        )
+    if "" in message.answer_markers:
+        raise InvalidRequestError("search has an empty text among its answer_markers: expected some text, or no marker")
+    return SearchParameters(
+        chains=message.chains,
+        forks=message.forks,
+        rounds=message.rounds,
+        branches=message.branches,
+        selection=selection,
+        special_tokens=special_tokens,
+        answer_markers=tuple(message.answer_markers),
+    )
 
 
 def encode_sampling(sampling: SamplingParameters) -> tree_pb2.SamplingParameters:

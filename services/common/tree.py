@@ -17,6 +17,9 @@ from services.common.errors import InvalidRequestError
 from services.common.problem import Problem
 from services.common.verdict import Verdict
 
+MAX_ANSWER_MARKERS = 32
+"""The most answer markers of a search: each is looked for in many prefixes of every chain."""
+
 
 class ForkSelection(Enum):
     """How the tokens to fork at are chosen; the values are the protobuf numbers."""
@@ -24,6 +27,13 @@ class ForkSelection(Enum):
     SURPRISAL = 1
     ENTROPY = 2
     RANDOM = 3
+
+
+class SpecialTokens(Enum):
+    """Whether special tokens, such as end tokens, are forked; the values are the protobuf numbers."""
+
+    MASKED = 1
+    FORKABLE = 2
 
 
 class FinishReason(Enum):
@@ -35,7 +45,7 @@ class FinishReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SearchParameters:
-    """EPTree's (M, N, L, T) (TreeRL, section 3.1).
+    """EPTree's (M, N, L, T) (TreeRL, section 3.1), and where not to fork.
 
     Attributes:
         chains: M, independent chains from the prompt.
@@ -43,6 +53,9 @@ class SearchParameters:
         rounds: L, rounds of forking.
         branches: T, branches sampled from each chosen token.
         selection: how tokens are chosen.
+        special_tokens: whether special tokens are forked.
+        answer_markers: texts that announce the final answer; no token is forked from the one on with which the first
+            of them is complete.
     """
 
     chains: int
@@ -50,6 +63,8 @@ class SearchParameters:
     rounds: int = 0
     branches: int = 0
     selection: ForkSelection = ForkSelection.SURPRISAL
+    special_tokens: SpecialTokens = SpecialTokens.MASKED
+    answer_markers: tuple[str, ...] = ()
 
     @property
     def max_leaves(self) -> int:

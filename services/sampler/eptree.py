@@ -34,10 +34,10 @@ async def search(
         chain = await growing.sample_chain(number)
         for round_number in range(request.search.rounds):
             forks = choose_forks(
+                growing.branches,
                 growing.chain_tree(chain.id),
-                request.search.forks,
-                request.search.selection,
-                codec.end_token_ids,
+                request.search,
+                codec,
                 derive_seed(request.sampling.seed, "forks", number, round_number),
             )
             async with asyncio.TaskGroup() as tasks:

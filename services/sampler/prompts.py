@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from services.common.errors import ConfigurationError, InvalidRequestError
+from services.common.fork_masks import ResponseTokenizer
 
 PromptFormat = Literal["plain", "chat"]
 """`plain` encodes the prompt as it is; `chat` makes it the user's turn of the tokenizer's chat template."""
 
 
-class PromptCodec(Protocol):
+class PromptCodec(ResponseTokenizer, Protocol):
     """What the tree search needs of a tokenizer."""
-
-    end_token_ids: frozenset[int]
 
     def encode(self, prompt: str) -> tuple[int, ...]:
         """Token ids of a prompt, as the policy sees it.
@@ -21,9 +20,6 @@ class PromptCodec(Protocol):
         Raises:
             InvalidRequestError: the prompt is empty.
         """
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of a response, special tokens left out."""
 
 
 class TokenizerCodec:
@@ -49,7 +45,7 @@ class TokenizerCodec:
             raise ConfigurationError(f"the tokenizer in {model} has no chat template; set prompt_format to plain")
         self._format = prompt_format
         self._system = [{"role": "system", "content": system_prompt}] if system_prompt else []
-        self.end_token_ids = frozenset(self._tokenizer.all_special_ids)
+        self.special_token_ids = frozenset(self._tokenizer.all_special_ids)
 
     def encode(self, prompt: str) -> tuple[int, ...]:
         """See `PromptCodec.encode`."""
@@ -64,6 +60,6 @@ class TokenizerCodec:
         return tuple(token_ids)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """See `PromptCodec.decode`."""
+        """See `ResponseTokenizer.decode`."""
         text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return text

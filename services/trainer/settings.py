@@ -1,17 +1,23 @@
 """What a training run is configured by: the `[trainer]` table."""
 
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from services.common.settings import ServiceSettings
-from services.common.tree import ForkSelection, SamplingParameters, SearchParameters
+from services.common.tree import (
+    MAX_ANSWER_MARKERS,
+    ForkSelection,
+    SamplingParameters,
+    SearchParameters,
+    SpecialTokens,
+)
 from services.trainer.advantages import CHAIN_ADVANTAGES, AdvantageName
 
 
 class SearchSettings(BaseModel):
-    """EPTree's (M, N, L, T) (TreeRL, section 3.1); the paper's trees of 30 leaves are (6, 2, 1, 2)."""
+    """EPTree's (M, N, L, T) (TreeRL, section 3.1), and where not to fork; the paper's 30 leaves are (6, 2, 1, 2)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -22,11 +28,26 @@ class SearchSettings(BaseModel):
     selection: Literal["surprisal", "entropy", "random"] = Field(
         default="surprisal", description="how the tokens to fork at are chosen"
     )
+    special_tokens: Literal["masked", "forkable"] = Field(
+        default="masked", description="whether special tokens of the tokenizer, such as end tokens, are forked"
+    )
+    answer_markers: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        default=(),
+        max_length=MAX_ANSWER_MARKERS,
+        description="texts such as \\boxed{ that announce the answer: no token is forked once one is complete",
+    )
 
     def parameters(self) -> SearchParameters:
         """The same as the domain object."""
-        selection = ForkSelection[self.selection.upper()]
-        return SearchParameters(self.chains, self.forks, self.rounds, self.branches, selection)
+        return SearchParameters(
+            chains=self.chains,
+            forks=self.forks,
+            rounds=self.rounds,
+            branches=self.branches,
+            selection=ForkSelection[self.selection.upper()],
+            special_tokens=SpecialTokens[self.special_tokens.upper()],
+            answer_markers=self.answer_markers,
+        )
 
 
 class SamplingSettings(BaseModel):

@@ -17,7 +17,7 @@ from services.common.problem import (
     parse_problem,
     problem_row,
 )
-from services.common.tree import ForkSelection, SearchParameters
+from services.common.tree import ForkSelection, SearchParameters, SpecialTokens
 from services.common.verdict import Outcome, Verdict
 from tests.builders import branch, request, tree
 from treerl.common.v1 import problem_pb2, tree_pb2
@@ -52,7 +52,8 @@ def test_a_tree_with_verdicts_survives_protobuf() -> None:
 
 @pytest.mark.parametrize("seed", [None, 0, 2**64 - 1])
 def test_a_request_survives_protobuf(seed: int | None) -> None:
-    asked = request(SearchParameters(6, 2, 1, 2, ForkSelection.ENTROPY), seed)
+    masks = (SpecialTokens.FORKABLE, ("\\boxed{", "####"))
+    asked = request(SearchParameters(6, 2, 1, 2, ForkSelection.ENTROPY, *masks), seed)
     wire = codec.encode_request(asked).SerializeToString()
     assert codec.decode_request(codec.parse(tree_pb2.TreeRequest, wire)) == asked
 
@@ -80,6 +81,26 @@ def test_a_tree_that_is_none_is_refused() -> None:
 def test_sampling_out_of_range_is_refused(message: tree_pb2.SamplingParameters, complaint: str) -> None:
     with pytest.raises(InvalidRequestError, match=complaint):
         codec.decode_sampling(message)
+
+
+@pytest.mark.parametrize(
+    ("message", "complaint"),
+    [
+        (tree_pb2.SearchParameters(), "0 chains"),
+        (tree_pb2.SearchParameters(chains=1, selection=tree_pb2.ForkSelection.ValueType(9)), "unknown selection 9"),
+        (tree_pb2.SearchParameters(chains=1, special_tokens=tree_pb2.SpecialTokens.ValueType(9)), "special_tokens 9"),
+        (tree_pb2.SearchParameters(chains=1, answer_markers=["####", ""]), "an empty text among its answer_markers"),
+        (tree_pb2.SearchParameters(chains=1, answer_markers=["#"] * 33), "33 answer_markers: expected at most 32"),
+    ],
+)
+def test_a_search_that_makes_no_sense_is_refused(message: tree_pb2.SearchParameters, complaint: str) -> None:
+    with pytest.raises(InvalidRequestError, match=complaint):
+        codec.decode_search(message)
+
+
+def test_a_search_that_says_nothing_of_masks_masks_special_tokens_alone() -> None:
+    search = codec.decode_search(tree_pb2.SearchParameters(chains=1))
+    assert (search.special_tokens, search.answer_markers) == (SpecialTokens.MASKED, ())
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """EPTree over a scripted engine."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from services.sampler.engine import Completion, CompletionRequest
 from services.sampler.eptree import search
 from services.sampler.growing_tree import GrowingTree
 from tests.builders import request
-from tests.scripted_engine import DigitCodec, ScriptedEngine
+from tests.scripted_engine import END, DigitCodec, ScriptedEngine
 
 searches = st.builds(
     SearchParameters,
@@ -52,6 +53,20 @@ def test_no_token_is_forked_twice_and_never_a_branchs_first(parameters: SearchPa
     forks = {(b.parent_id, b.fork_index) for b in tree.branches if b.parent_id is not None}
     assert len(tree.branches) == parameters.chains + len(forks) * parameters.branches
     assert all(fork_index > tree.branches[parent_id].fork_index for parent_id, fork_index in forks)
+
+
+@given(searches, st.integers(0, 1000))
+def test_nothing_is_forked_at_an_end_token_or_once_the_answer_marker_is_complete(
+    parameters: SearchParameters, seed: int
+) -> None:
+    tree = grow(replace(parameters, answer_markers=("7", "35")), seed)
+    for branch in tree.branches:
+        if branch.parent_id is not None:
+            replaced = path_tokens(tree.branches, branch.parent_id)[: branch.fork_index + 1]
+            assert replaced[-1] != END
+            text = DigitCodec().decode(replaced)
+            assert "7" not in text
+            assert "35" not in text
 
 
 @given(searches, st.integers(0, 1000))

@@ -7,6 +7,7 @@ import pytest
 
 from services.common.errors import ConfigurationError
 from services.common.settings import load_settings
+from services.common.tree import SpecialTokens
 from services.trainer.settings import TrainerSettings
 
 NEEDED: dict[str, Any] = {
@@ -37,12 +38,22 @@ def test_a_table_changes_single_keys_of_a_nested_one(tmp_path: Path) -> None:
     assert settings.search.selection == "surprisal"
 
 
+def test_masks_reach_the_search(tmp_path: Path) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text("[trainer.search]\nspecial_tokens = 'forkable'\nanswer_markers = ['\\boxed{', '####']\n")
+
+    search = load_settings(TrainerSettings, config, **NEEDED).search.parameters()
+
+    assert (search.special_tokens, search.answer_markers) == (SpecialTokens.FORKABLE, ("\\boxed{", "####"))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"advantage": "rloo"}, "set search.forks to 0"),
         ({"advantage": "best"}, "advantage: Input should be 'treerl'"),
         ({"search": {"chain": 3}}, "search.chain: Extra inputs"),
+        ({"search": {"answer_markers": [""]}}, "search.answer_markers.0: .* at least 1 character"),
         ({"samplers": []}, "samplers: "),
         ({"clip_high": 0.9}, "clip_high: .* greater than or equal to 1"),
     ],

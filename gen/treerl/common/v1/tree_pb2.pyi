@@ -49,6 +49,30 @@ FORK_SELECTION_RANDOM: ForkSelection.ValueType  # 3
 """Uniformly at random: the baseline."""
 Global___ForkSelection: _TypeAlias = ForkSelection  # noqa: Y015
 
+class _SpecialTokens:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SpecialTokensEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SpecialTokens.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SPECIAL_TOKENS_UNSPECIFIED: _SpecialTokens.ValueType  # 0
+    """Means masked."""
+    SPECIAL_TOKENS_MASKED: _SpecialTokens.ValueType  # 1
+    """Never forked."""
+    SPECIAL_TOKENS_FORKABLE: _SpecialTokens.ValueType  # 2
+    """Forked like any other: a fork at an end token goes on where a response had ended."""
+
+class SpecialTokens(_SpecialTokens, metaclass=_SpecialTokensEnumTypeWrapper):
+    """Whether special tokens of the tokenizer, such as end tokens, are forked."""
+
+SPECIAL_TOKENS_UNSPECIFIED: SpecialTokens.ValueType  # 0
+"""Means masked."""
+SPECIAL_TOKENS_MASKED: SpecialTokens.ValueType  # 1
+"""Never forked."""
+SPECIAL_TOKENS_FORKABLE: SpecialTokens.ValueType  # 2
+"""Forked like any other: a fork at an end token goes on where a response had ended."""
+Global___SpecialTokens: _TypeAlias = SpecialTokens  # noqa: Y015
+
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -75,7 +99,9 @@ Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
 class SearchParameters(_message.Message):
-    """EPTree's (M, N, L, T)."""
+    """EPTree's (M, N, L, T), and where not to fork. A branch's first token is never forked: that would repeat the fork that
+    made the branch.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -84,6 +110,8 @@ class SearchParameters(_message.Message):
     ROUNDS_FIELD_NUMBER: _builtins.int
     BRANCHES_FIELD_NUMBER: _builtins.int
     SELECTION_FIELD_NUMBER: _builtins.int
+    SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
+    ANSWER_MARKERS_FIELD_NUMBER: _builtins.int
     chains: _builtins.int
     """M: independent chains from the prompt; at least 1."""
     forks: _builtins.int
@@ -94,6 +122,14 @@ class SearchParameters(_message.Message):
     """T: branches sampled from each chosen token."""
     selection: Global___ForkSelection.ValueType
     """How tokens are chosen."""
+    special_tokens: Global___SpecialTokens.ValueType
+    """Whether special tokens are forked."""
+    @_builtins.property
+    def answer_markers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Texts that announce the final answer, such as "\\boxed{"; at most 32. No token is forked from the one on with which
+        the first of them is complete in the decoded response. Empty: no such mask.
+        """
+
     def __init__(
         self,
         *,
@@ -102,10 +138,12 @@ class SearchParameters(_message.Message):
         rounds: _builtins.int = ...,
         branches: _builtins.int = ...,
         selection: Global___ForkSelection.ValueType = ...,
+        special_tokens: Global___SpecialTokens.ValueType = ...,
+        answer_markers: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["branches", b"branches", "chains", b"chains", "forks", b"forks", "rounds", b"rounds", "selection", b"selection"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_markers", b"answer_markers", "branches", b"branches", "chains", b"chains", "forks", b"forks", "rounds", b"rounds", "selection", b"selection", "special_tokens", b"special_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
