@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from services.common.token_class import TokenClass
 from services.common.tree import FinishReason, VersionSpan
 from services.sampler.engine import Completion, CompletionRequest, InFlight
 
@@ -79,3 +80,7 @@ class DigitCodec:
     def decode(self, token_ids: Sequence[int]) -> str:
         """The digits, end token left out."""
         return "".join(str(token) for token in token_ids if token != END)
+
+    def token_class(self, token_id: int) -> TokenClass:
+        """Digits are digits; the end token is no text."""
+        return TokenClass.OTHER if token_id == END else TokenClass.DIGIT

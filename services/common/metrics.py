@@ -10,6 +10,7 @@ from services.common.errors import ConfigurationError
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+_NATS = (0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12, 16)
 
 # every service
 RPCS = Counter("treerl_rpcs", "RPCs ended, by method and gRPC status", ["method", "status"])
@@ -27,6 +28,14 @@ TREES_HELD = Gauge("treerl_trees_held", "Trees held for clients")
 FORK_INDEX = Histogram("treerl_fork_index_tokens", "Position of a fork in its response", buckets=_TOKENS)
 FORK_PREFILLED = Histogram(
     "treerl_fork_prefilled_tokens", "Tokens of a fork's prefix that the engine computed again", buckets=_TOKENS
+)
+FORK_TOKENS = Counter(
+    "treerl_fork_tokens",
+    "Tokens that searches forked at, by the class of their text and how they were chosen",
+    ["token_class", "selection"],
+)
+FORK_SURPRISAL = Histogram(
+    "treerl_fork_surprisal_nats", "Surprisal of the tokens that searches forked at", buckets=_NATS
 )
 SAMPLER_POLICY_VERSION = Gauge("treerl_sampler_policy_version", "Policy version that the sampler serves")
 RELOADS = Counter("treerl_reloads", "Weight reloads, by result", ["result"])

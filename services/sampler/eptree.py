@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from services.common import metrics
 from services.common.errors import TreerlError
-from services.common.tree import Branch, Tree, TreeRequest
+from services.common.tree import Branch, ForkSelection, Tree, TreeRequest
 from services.sampler.engine import Engine
 from services.sampler.growing_tree import GrowingTree, derive_seed
 from services.sampler.prompts import PromptCodec
@@ -42,6 +42,7 @@ async def search(
             )
             async with asyncio.TaskGroup() as tasks:
                 for branch_id, position in forks:
+                    _count_fork(growing.branches[branch_id], position, request.search.selection, codec)
                     tasks.create_task(growing.fork(branch_id, position, request.search.branches))
 
     with metrics.TREES_IN_FLIGHT.track_inprogress(), metrics.TREE_SECONDS.time():
@@ -53,6 +54,13 @@ async def search(
             raise _first(failures) from failures
     metrics.SAMPLED_TREES.inc()
     return growing.tree()
+
+
+def _count_fork(branch: Branch, position: int, selection: ForkSelection, codec: PromptCodec) -> None:
+    index = position - branch.fork_index
+    kind = codec.token_class(branch.token_ids[index])
+    metrics.FORK_TOKENS.labels(kind.value, selection.name.lower()).inc()
+    metrics.FORK_SURPRISAL.observe(-branch.logprobs[index])
 
 
 def _first(failures: BaseExceptionGroup[TreerlError]) -> TreerlError:

@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol
 
 from services.common.errors import ConfigurationError, InvalidRequestError
 from services.common.fork_masks import ResponseTokenizer
+from services.common.token_class import TokenClass, token_class
 
 PromptFormat = Literal["plain", "chat"]
 """`plain` encodes the prompt as it is; `chat` makes it the user's turn of the tokenizer's chat template."""
@@ -20,6 +21,9 @@ class PromptCodec(ResponseTokenizer, Protocol):
         Raises:
             InvalidRequestError: the prompt is empty.
         """
+
+    def token_class(self, token_id: int) -> TokenClass:
+        """What kind of text a token is."""
 
 
 class TokenizerCodec:
@@ -46,6 +50,7 @@ class TokenizerCodec:
         self._format = prompt_format
         self._system = [{"role": "system", "content": system_prompt}] if system_prompt else []
         self.special_token_ids = frozenset(self._tokenizer.all_special_ids)
+        self._token_classes: dict[int, TokenClass] = {}
 
     def encode(self, prompt: str) -> tuple[int, ...]:
         """See `PromptCodec.encode`."""
@@ -63,3 +68,9 @@ class TokenizerCodec:
         """See `ResponseTokenizer.decode`."""
         text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return text
+
+    def token_class(self, token_id: int) -> TokenClass:
+        """See `PromptCodec.token_class`; a token is decoded the first time only."""
+        if token_id not in self._token_classes:
+            self._token_classes[token_id] = token_class(self.decode([token_id]))
+        return self._token_classes[token_id]

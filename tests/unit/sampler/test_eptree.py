@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from services.common.errors import InvalidRequestError
 from services.common.tree import ForkSelection, SearchParameters, Tree, check_tree, in_canonical_order, path_tokens
@@ -158,3 +159,19 @@ async def test_an_impossible_fork_is_refused_with_the_reason(branch_id: int, pos
     await growing.sample_chain(0)
     with pytest.raises(InvalidRequestError, match=complaint):
         await growing.fork(branch_id, position, 1)
+
+
+def test_every_fork_is_counted_by_class_and_selection_with_its_surprisal() -> None:
+    def counted(name: str, **labels: str) -> float:
+        return REGISTRY.get_sample_value(name, labels) or 0.0
+
+    labels = {"token_class": "digit", "selection": "random"}
+    forks = counted("treerl_fork_tokens_total", **labels)
+    observed, nats = counted("treerl_fork_surprisal_nats_count"), counted("treerl_fork_surprisal_nats_sum")
+    tree = grow(SearchParameters(2, 2, 1, 3, ForkSelection.RANDOM), seed=1, max_tokens=64)
+    made = {(b.parent_id, b.fork_index) for b in tree.branches if b.parent_id is not None}
+    assert len(made) == 3  # nine branches; the second chain has but one token to fork at
+    assert counted("treerl_fork_tokens_total", **labels) - forks == 3
+    assert counted("treerl_fork_surprisal_nats_count") - observed == 3
+    surprisals = [-tree.branches[parent].logprobs[index - tree.branches[parent].fork_index] for parent, index in made]
+    assert counted("treerl_fork_surprisal_nats_sum") - nats == pytest.approx(sum(surprisals))
