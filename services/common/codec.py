@@ -120,7 +120,10 @@ def _decode_tests(message: problem_pb2.CodeTests) -> CodeTests:
 def encode_verdict(verdict: Verdict) -> verdict_pb2.Verdict:
     """`Verdict` as a message."""
     return verdict_pb2.Verdict(
-        outcome=verdict_pb2.Outcome.ValueType(verdict.outcome.value), reason=verdict.reason, wall_ms=verdict.wall_ms
+        outcome=verdict_pb2.Outcome.ValueType(verdict.outcome.value),
+        reason=verdict.reason,
+        wall_ms=verdict.wall_ms,
+        answer=verdict.answer,
     )
 
 
@@ -134,7 +137,7 @@ def decode_verdict(message: verdict_pb2.Verdict) -> Verdict:
         outcome = Outcome(message.outcome)
     except ValueError as error:
         raise InvalidRequestError(f"verdict has outcome {message.outcome}: expected 1 to 8") from error
-    return Verdict(outcome, message.reason, message.wall_ms)
+    return Verdict(outcome, message.reason, message.wall_ms, message.answer)
 
 
 def encode_search(search: SearchParameters) -> tree_pb2.SearchParameters:

@@ -19,11 +19,19 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """An outcome, one line that says why, and the time the grading took."""
+    """The judgement of one response.
+
+    Attributes:
+        outcome: what was found.
+        reason: one line that says why.
+        wall_ms: time the grading took, in milliseconds.
+        answer: what was judged: the final answer, or the program, as it was read; empty where none could be read.
+    """
 
     outcome: Outcome
     reason: str
     wall_ms: float
+    answer: str = ""
 
     @property
     def reward(self) -> float | None:

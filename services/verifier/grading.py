@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable
 from typing import Final
 
 from services.common import metrics
@@ -108,7 +107,7 @@ class Grader:
         self._in_flight += 1
         metrics.GRADINGS_IN_FLIGHT.set(self._in_flight)
         try:
-            outcome, reason = await self._settle(self._answer_and_judge(problem, response, limits, judging))
+            answer, (outcome, reason) = await self._answer_and_judge(problem, response, limits, judging)
         finally:
             self._in_flight -= 1
             metrics.GRADINGS_IN_FLIGHT.set(self._in_flight)
@@ -116,24 +115,28 @@ class Grader:
         self._graded += 1
         metrics.VERDICTS.labels(problem.domain.value, outcome.name).inc()
         metrics.GRADING_SECONDS.labels(problem.domain.value).observe(wall_s)
-        return Verdict(outcome, reason, wall_s * 1000)
-
-    @staticmethod
-    async def _settle(judgement: Awaitable[Judgement]) -> Judgement:
-        """Make a judgement of every way in which grading can fail."""
-        try:
-            return await judgement
-        except MathTimeoutError as error:
-            return Outcome.TIMEOUT, f"comparing the answer {error}"
-        except MathMemoryError as error:
-            return Outcome.MEMORY, f"comparing the answer {error}"
-        except (MathWorkerLostError, ZygoteLostError) as error:
-            return Outcome.INFRA_ERROR, f"the grader failed: {error}"
+        return Verdict(outcome, reason, wall_s * 1000, answer or "")
 
     async def _answer_and_judge(
         self, problem: Problem, response: str, limits: Limits, judging: dict[str, asyncio.Task[Judgement]]
+    ) -> tuple[str | None, Judgement]:
+        """The answer that a response gives, if any, and a judgement, also where grading fails."""
+        answer: str | None = None
+        judgement: Judgement
+        try:
+            answer = await self._read_answer(problem, response, limits)
+            judgement = await self._judge_once(problem, answer, limits, judging)
+        except MathTimeoutError as error:
+            judgement = Outcome.TIMEOUT, f"comparing the answer {error}"
+        except MathMemoryError as error:
+            judgement = Outcome.MEMORY, f"comparing the answer {error}"
+        except (MathWorkerLostError, ZygoteLostError) as error:
+            judgement = Outcome.INFRA_ERROR, f"the grader failed: {error}"
+        return answer, judgement
+
+    async def _judge_once(
+        self, problem: Problem, answer: str | None, limits: Limits, judging: dict[str, asyncio.Task[Judgement]]
     ) -> Judgement:
-        answer = await self._read_answer(problem, response, limits)
         if answer is None:
             wanted = "answer" if problem.domain is Domain.MATH else "program"
             return Outcome.UNPARSED, f"no {wanted} found in the response"

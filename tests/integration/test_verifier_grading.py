@@ -28,6 +28,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SEVEN = Problem("seven", Domain.MATH, "3 + 4?", answer="7")
 DOUBLE = Problem("double", Domain.CODE, "Double x.", tests=CallTests(fn_name="f", cases=({"args": [4], "result": 8},)))
+TWICE, THRICE = "def f(x): return 2 * x\n", "def f(x): return 3 * x\n"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -52,19 +53,21 @@ def tree_of(problem: Problem, responses: list[str]) -> Tree:
 
 
 @pytest.mark.parametrize(
-    ("problem", "response", "outcome", "reason"),
+    ("problem", "response", "outcome", "reason", "answer"),
     [
-        (SEVEN, r"so \boxed{7}", Outcome.CORRECT, "'7' equals '7'"),
-        (SEVEN, r"so \boxed{8}", Outcome.WRONG, "expected '7', got '8'"),
-        (SEVEN, "no idea", Outcome.UNPARSED, "no answer found in the response"),
-        (DOUBLE, "```python\ndef f(x): return 2 * x\n```", Outcome.CORRECT, "passed 1 cases"),
-        (DOUBLE, "```python\ndef f(x): return 3 * x\n```", Outcome.WRONG, "case 1 of 1: expected 8, got 12"),
-        (DOUBLE, "no idea", Outcome.UNPARSED, "no program found in the response"),
+        (SEVEN, r"so \boxed{7}", Outcome.CORRECT, "'7' equals '7'", "7"),
+        (SEVEN, r"so \boxed{8}", Outcome.WRONG, "expected '7', got '8'", "8"),
+        (SEVEN, "no idea", Outcome.UNPARSED, "no answer found in the response", ""),
+        (DOUBLE, f"```python\n{TWICE}```", Outcome.CORRECT, "passed 1 cases", TWICE),
+        (DOUBLE, f"```python\n{THRICE}```", Outcome.WRONG, "case 1 of 1: expected 8, got 12", THRICE),
+        (DOUBLE, "no idea", Outcome.UNPARSED, "no program found in the response", ""),
     ],
 )
-async def test_verdicts(grader: Grader, problem: Problem, response: str, outcome: Outcome, reason: str) -> None:
+async def test_verdicts(
+    grader: Grader, problem: Problem, response: str, outcome: Outcome, reason: str, answer: str
+) -> None:
     verdict = await grader.grade(problem, response)
-    assert (verdict.outcome, verdict.reason) == (outcome, reason)
+    assert (verdict.outcome, verdict.reason, verdict.answer) == (outcome, reason, answer)
     assert 0 < verdict.wall_ms < 10_000
 
 
@@ -82,6 +85,7 @@ async def test_a_timeout_costs_its_neighbours_nothing(grader: Grader) -> None:
     hostile = [grader.grade(SEVEN, r"\boxed{9^{9^{9^{9}}}}", Limits(0.5, 0, 0)) for _ in range(2)]
     benign = [grader.grade(SEVEN, rf"{i} \boxed{{7}}") for i in range(50)]
     verdicts = await asyncio.gather(*hostile, *benign)
+    assert verdicts[0].answer == "9^{9^{9^{9}}}"
     assert [verdict.outcome for verdict in verdicts] == [Outcome.TIMEOUT] * 2 + [Outcome.CORRECT] * 50
 
 

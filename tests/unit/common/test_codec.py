@@ -44,7 +44,7 @@ def test_a_problem_survives_protobuf_and_json(problem: Problem) -> None:
 
 def test_a_tree_with_verdicts_survives_protobuf() -> None:
     graded = tree(branch(0, None, 0, 4), branch(1, 0, 2, 3)).with_verdicts(
-        [Verdict(Outcome.CORRECT, "equal", 1.5), Verdict(Outcome.INFRA_ERROR, "lost", 2.5)]
+        [Verdict(Outcome.CORRECT, "equal", 1.5, "1/2"), Verdict(Outcome.INFRA_ERROR, "lost", 2.5)]
     )
     wire = codec.encode_tree(graded).SerializeToString()
     assert codec.decode_tree(codec.parse(tree_pb2.Tree, wire)) == graded
