@@ -187,9 +187,25 @@ def bench(
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    compare: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Another run, whose forks are shown beside this one's.")
+    ] = None,
 ) -> None:
-    """Write report.html into a run's folder: curves, accuracy before and after, and three trees."""
+    """Write report.html into a run's folder: accuracy before and after, curves, where it forked, and three trees."""
     from services.cli.report import write_report
     from services.cli.run_folder import RunFolder
 
-    print(write_report(RunFolder(folder)))
+    print(write_report(RunFolder(folder), None if compare is None else RunFolder(compare)))
+
+
+@app.command()
+def forks(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Folders of runs.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+) -> None:
+    """Show which tokens runs forked at, what that brought, and what forking at random would have met."""
+    from rich.console import Console
+
+    from services.cli.forks import show_forks
+
+    show_forks(folders, Console(), as_json=as_json)

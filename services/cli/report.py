@@ -8,6 +8,8 @@ import jinja2
 
 from services.cli.chart import Chart, Series, line_chart, stacked_chart
 from services.cli.comparison import by_category, overall, total_share
+from services.cli.fork_table import ForkTable, largest_share
+from services.cli.forks import run_forks
 from services.cli.run_folder import RunFolder, TrainedTree
 from services.cli.segment_text import load_tokenizer
 from services.cli.summary import summarize_folder
@@ -17,20 +19,27 @@ from treerl.trainer.v1 import trainer_service_pb2 as trainer_pb2
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
-def write_report(folder: RunFolder) -> Path:
+def write_report(folder: RunFolder, compared: RunFolder | None = None) -> Path:
     """Write `report.html` into a run's folder; returns its path.
 
+    Args:
+        folder: of the run.
+        compared: another run, whose forks are shown beside this one's.
+
     Raises:
-        PreconditionError: the run has no steps yet, or was not evaluated before and after.
+        PreconditionError: the run has no steps yet, or was not evaluated before and after; or the other one left no
+            tokenizer.
     """
     path = folder.path / "report.html"
-    path.write_text(render_report(folder), encoding="utf-8")
+    path.write_text(render_report(folder, compared), encoding="utf-8")
     return path
 
 
-def render_report(folder: RunFolder) -> str:
+def render_report(folder: RunFolder, compared: RunFolder | None = None) -> str:
     """The page as HTML; it loads nothing from anywhere."""
     summary = summarize_folder(folder)
+    trees = list(folder.trees())
+    tables = _fork_tables(folder, trees, compared)
     steps, evaluations = folder.steps(), folder.evaluations()
     before, after = evaluations[0], evaluations[-1]
     environment = jinja2.Environment(
@@ -46,7 +55,9 @@ def render_report(folder: RunFolder) -> str:
         total=overall(before, after),
         categories=by_category(before, after),
         charts=charts(steps, evaluations),
-        trees=_drawn_trees(folder),
+        fork_tables=tables,
+        fork_scale=largest_share(tables),
+        trees=_drawn_trees(folder, trees),
     )
 
 
@@ -106,9 +117,14 @@ def _sameness(trained: TrainedTree) -> float:
     return 1.0 if share is None else abs(share - 0.5)
 
 
-def _drawn_trees(folder: RunFolder) -> list[tuple[TrainedTree, Drawing]]:
+def _fork_tables(folder: RunFolder, trees: Sequence[TrainedTree], compared: RunFolder | None) -> list[ForkTable]:
+    own = [] if folder.tokenizer_file() is None else run_forks(folder, trees)
+    return own if compared is None else own + run_forks(compared, compared.trees())
+
+
+def _drawn_trees(folder: RunFolder, trees: Sequence[TrainedTree]) -> list[tuple[TrainedTree, Drawing]]:
     tokenizer = load_tokenizer(folder.tokenizer_file())
-    return [(trained, draw_tree(trained, tokenizer)) for trained in pick_trees(list(folder.trees()))]
+    return [(trained, draw_tree(trained, tokenizer)) for trained in pick_trees(trees)]
 
 
 def _accuracy(steps: Sequence[trainer_pb2.StepMetrics], evaluations: Sequence[trainer_pb2.Evaluation]) -> Series:

@@ -63,7 +63,7 @@ def make_branch(number: int, parent: tuple[int, int] | None, text: str, randomne
         versions=(VersionSpan(0, len(ids)),),
         finish_reason=FinishReason.STOP,
         response_text=text,
-        verdict=Verdict(outcome, "2 equals 2" if outcome is Outcome.CORRECT else "expected 2, got 9", 1.5),
+        verdict=Verdict(outcome, "2 equals 2" if outcome is Outcome.CORRECT else "expected 2", 1.5, text[-2]),
     )
 
 

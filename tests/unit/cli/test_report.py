@@ -1,4 +1,5 @@
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,22 @@ def test_the_page_shows_the_gain_every_category_and_three_trees(tmp_path: Path) 
     assert page.count('<svg class="tree"') == 3
     assert [int(step) for step in re.findall(r"<h3>Step (\d+)", page)] == [1, 3, 4]
     assert "selects among ways of answering that the policy already samples" in page
+
+
+def test_the_page_shows_the_forks_of_both_runs(tmp_path: Path) -> None:
+    run, other = RunFolder(write_run(tmp_path / "one")), RunFolder(write_run(tmp_path / "two"))
+    assert re.findall(r"(\w+): 37 forks by (\w+)", render_report(run)) == [("one", "surprisal")]
+    page = render_report(run, compared=other)
+    assert re.findall(r"(\w+): 37 forks by (\w+)", page) == [("one", "surprisal"), ("two", "surprisal")]
+    assert page.count('<th scope="row">operator</th>') == 2
+
+
+def test_a_run_without_a_tokenizer_is_reported_without_its_forks_but_not_compared(tmp_path: Path) -> None:
+    run, other = RunFolder(write_run(tmp_path / "one")), RunFolder(write_run(tmp_path / "two"))
+    shutil.rmtree(tmp_path / "one" / "weights")
+    assert "Where the trees were forked" not in render_report(run)
+    with pytest.raises(PreconditionError, match="one holds no weights"):
+        render_report(other, compared=run)
 
 
 def test_the_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
