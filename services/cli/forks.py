@@ -6,8 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from services.cli.fork_table import ForkRow, ForkTable, fork_tables, json_tables
+from services.cli.fork_table import ALL, ForkRow, ForkTable, fork_tables, json_tables
 from services.cli.run_folder import RunFolder, TrainedTree
 from services.cli.segment_text import load_tokenizer
 from services.cli.shares import Share
@@ -32,7 +33,7 @@ def show_forks(folders: Sequence[Path], console: Console, *, as_json: bool) -> N
     if not console.is_terminal:
         console.width = _PLAIN_WIDTH
     for table in tables:
-        console.print(_drawn(table))
+        console.print(drawn_table(table))
     if not tables:
         console.print("No tree was forked.")
 
@@ -51,19 +52,18 @@ def run_forks(folder: RunFolder, trees: Iterable[TrainedTree]) -> list[ForkTable
     return fork_tables(folder.path.resolve().name, (trained.tree for trained in trees), TokenTexts(tokenizer))
 
 
-def _drawn(table: ForkTable) -> Table:
-    forks = table.rows[0].forks.total
-    drawn = Table(
-        title=f"{table.run}: {forks:,} forks by {table.selection.name.lower()}",
-        title_justify="left",
-        header_style="bold",
-    )
+def drawn_table(table: ForkTable) -> Table:
+    """A table as a terminal shows it."""
+    title = f"{table.run}: {table.rows[0].forks.total:,} forks by {table.selection.name.lower()}"
+    drawn = Table(title=Text(title), title_justify="left", header_style="bold")
     drawn.add_column("token class")
     for column in ("forks", "at random", "surprisal", "outcome changed", "new answers"):
         drawn.add_column(column, justify="right")
     drawn.add_column("most often")
     for row in table.rows:
-        drawn.add_row(*_cells(row), end_section=row is table.rows[0], style="bold" if row is table.rows[0] else "")
+        total = row.label == ALL
+        frequent = Text("  ".join(repr(text) for text in row.frequent))  # as plain text: tokens may look like markup
+        drawn.add_row(*_cells(row), frequent, end_section=total, style="bold" if total else "")
     return drawn
 
 
@@ -75,7 +75,6 @@ def _cells(row: ForkRow) -> tuple[str, ...]:
         _number(row.surprisal),
         _share(row.changed),
         _number(row.new_answers),
-        "  ".join(repr(text) for text in row.frequent),
     )
 
 

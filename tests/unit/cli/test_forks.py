@@ -4,8 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from services.cli.fork_table import ForkRow, ForkTable
+from services.cli.forks import drawn_table
 from services.cli.main import main
+from services.cli.shares import Share
+from services.common.tree import ForkSelection
 from tests.unit.cli.synthetic_run import write_run
 
 
@@ -36,6 +41,15 @@ def test_tables_are_drawn_for_people(
     assert "one: 37 forks by surprisal" in printed
     assert "outcome changed" in printed
     assert "operator" in printed
+
+
+def test_tokens_that_look_like_markup_are_shown_as_they_are() -> None:
+    row = ForkRow("punctuation", Share(1, 1), 1.0, 0.5, Share(0, 1), 0.0, ("[/b]", "[red]"))
+    console = Console(width=120, record=True)
+    console.print(drawn_table(ForkTable("[run]", ForkSelection.RANDOM, (row,))))
+    printed = console.export_text()
+    assert "'[/b]'  '[red]'" in printed
+    assert "[run]: 1 forks by random" in printed
 
 
 def test_a_folder_that_is_no_run_is_one_line(
