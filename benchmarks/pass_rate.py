@@ -15,16 +15,15 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import astuple, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.bootstrap import mean_interval
-from benchmarks.equal_tokens import Finding, Leaves, chains_finding, tree_finding
+from benchmarks.arm import Arm
+from benchmarks.equal_tokens import Leaves
 from services.cli.warm_start import warm_started_policy
 from services.common.errors import TreerlError
 from services.common.problem import Domain, Problem, parse_problem
@@ -55,7 +54,6 @@ TREES_A_PROMPT: Final = {
 """Sizes of trees; of the small ones, which are cheap and of which each finds little, there are several a prompt."""
 SAMPLING: Final = SamplingParameters(temperature=1.2, top_p=0.95, max_tokens=64)
 TREES_IN_FLIGHT: Final = 128
-COMPARED: Final = ("pass_rate", "leaf_accuracy", "distinct_answers")
 COLUMNS: Final = (
     *("search", "selection", "decoded_tokens_eptree", "leaves_eptree", "leaves_iid", "pass_rate_eptree"),
     *("pass_rate_iid", "pass_rate_difference_low", "pass_rate_difference_high"),
@@ -87,7 +85,7 @@ async def measure() -> dict[str, Any]:
             for parameters in track(searches, "pass rate", console=console, disable=not console.is_terminal)
         }
     points = {
-        parameters: _figures(arm, arms[replace(parameters, selection=ForkSelection.RANDOM)])
+        parameters: arm.figures(random=arms[replace(parameters, selection=ForkSelection.RANDOM)])
         for parameters, arm in arms.items()
     }
     return {
@@ -135,60 +133,15 @@ def _leaves(graded: Tree) -> Leaves:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Arm:
-    """What the trees of one search found at each prompt, and what chains find at their tokens."""
-
-    trees: Sequence[Finding]
-    chains: Sequence[Finding]
-
-    def differences(self, name: str) -> list[float]:
-        """Trees less chains, at each prompt."""
-        return [getattr(t, name) - getattr(c, name) for t, c in zip(self.trees, self.chains, strict=True)]
-
-
 async def _arm(
     sample: Sample, problems: Sequence[Problem], parameters: SearchParameters, pools: Sequence[Leaves]
-) -> _Arm:
+) -> Arm:
     # The seed does not know how forks are selected: trees that differ in that alone fork the same chains.
     numbers = range(TREES_A_PROMPT[replace(parameters, selection=PAPER.selection)])
     forests = await asyncio.gather(
         *(asyncio.gather(*(sample(problem, parameters, number) for number in numbers)) for problem in problems)
     )
-    return _Arm(
-        trees=[_mean([tree_finding(tree) for tree in forest]) for forest in forests],
-        chains=[
-            _mean([chains_finding(pool, tree.decoded_tokens) for tree in forest])
-            for forest, pool in zip(forests, pools, strict=True)
-        ],
-    )
-
-
-def _mean(findings: Sequence[Finding]) -> Finding:
-    return Finding(*map(fmean, zip(*map(astuple, findings), strict=True)))
-
-
-def _figures(arm: _Arm, random: _Arm) -> dict[str, float]:
-    figures: dict[str, float] = {}
-    for name in COMPARED:
-        figures |= _means(name, arm)
-        figures |= _with_interval(f"{name}_difference", arm.differences(name))
-        if arm is not random:
-            gains = zip(arm.differences(name), random.differences(name), strict=True)
-            figures |= _with_interval(f"{name}_difference_to_random", [own - others for own, others in gains])
-    return figures | _means("leaves", arm) | _means("decoded_tokens", arm)
-
-
-def _means(name: str, arm: _Arm) -> dict[str, float]:
-    return {
-        f"{name}_eptree": fmean(getattr(finding, name) for finding in arm.trees),
-        f"{name}_iid": fmean(getattr(finding, name) for finding in arm.chains),
-    }
-
-
-def _with_interval(name: str, values: Sequence[float]) -> dict[str, float]:
-    interval = mean_interval(values)
-    return {name: fmean(values), f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return Arm.of(forests, pools)
 
 
 def _name(parameters: SearchParameters) -> dict[str, Any]:

@@ -98,31 +98,33 @@ class _Axis:
         return round(self._start + (value - self._low) * self._scale, 2)
 
 
-def line_chart(title: str, note: str, series: Sequence[Series], *, unit: str) -> Chart:
-    """Lines over steps, with bands where the series have them.
+def line_chart(title: str, note: str, series: Sequence[Series], *, unit: str, over: str = "step") -> Chart:
+    """Lines over steps or another quantity, with bands where the series have them.
 
     Args:
         title: above the chart.
         note: one sentence on what is shown.
         series: what to draw.
         unit: `share` for percentages, else the unit's name.
+        over: what the first number of a point is; an axis of anything but steps begins at 0.
     """
     values = [y for s in series for _, y in s.points] + [y for s in series for _, *ends in s.band for y in ends]
     steps = [x for s in series for x, _ in s.points]
     ticks = nice_ticks(0.0, max(0.0, *values))  # estimates such as a KL may come out a hair below 0
-    x, y = _axes(min(steps), max(steps), ticks[-1])
+    x_ticks = _step_ticks(steps) if over == "step" else nice_ticks(0.0, max(steps))
+    x, y = _axes(min(*steps, x_ticks[0]), max(*steps, x_ticks[-1]), ticks[-1])
     lines = tuple(
         Line(
             label=s.label,
             colour=s.colour,
             path=_path([(x(step), y(value)) for step, value in s.points]),
             band=_path([(x(b[0]), y(b[2])) for b in s.band] + [(x(b[0]), y(b[1])) for b in reversed(s.band)]),
-            dots=tuple(Dot(x(a), y(b), f"step {a:g}: {_format(b, unit, exact=True)}") for a, b in s.points),
+            dots=tuple(Dot(x(a), y(b), f"{over} {a:g}: {_format(b, unit, exact=True)}") for a, b in s.points),
         )
         for s in series
     )
     legend = tuple((s.colour, s.label) for s in series) if len(series) > 1 else ()
-    return Chart(title, note, _x_ticks(steps, x), _y_ticks(ticks, y, unit), legend, lines=lines)
+    return Chart(title, note, _x_ticks(x_ticks, x), _y_ticks(ticks, y, unit), legend, lines=lines)
 
 
 def stacked_chart(title: str, note: str, series: Sequence[Series], *, unit: str) -> Chart:
@@ -142,7 +144,7 @@ def stacked_chart(title: str, note: str, series: Sequence[Series], *, unit: str)
             bars.append(Bar(x(step) - width / 2, top, width, y(base) - top, s.colour, described))
             base += value
     legend = tuple((s.colour, s.label) for s in series)
-    return Chart(title, note, _x_ticks(steps, x), _y_ticks(ticks, y, unit), legend, bars=tuple(bars))
+    return Chart(title, note, _x_ticks(_step_ticks(steps), x), _y_ticks(ticks, y, unit), legend, bars=tuple(bars))
 
 
 def nice_ticks(low: float, high: float) -> list[float]:
@@ -157,10 +159,13 @@ def _axes(first: float, last: float, top: float) -> tuple[_Axis, _Axis]:
     return _Axis(first, last, _LEFT, WIDTH - _RIGHT), _Axis(0.0, top, HEIGHT - _BOTTOM, _TOP)
 
 
-def _x_ticks(steps: Sequence[float], x: _Axis) -> tuple[Tick, ...]:
+def _step_ticks(steps: Sequence[float]) -> Sequence[float]:
     first, last = int(min(steps)), int(max(steps))
-    stride = max(1, math.ceil((last - first) / 8))
-    return tuple(Tick(x(step), str(step)) for step in range(first, last + 1, stride))
+    return range(first, last + 1, max(1, math.ceil((last - first) / 8)))
+
+
+def _x_ticks(ticks: Sequence[float], x: _Axis) -> tuple[Tick, ...]:
+    return tuple(Tick(x(tick), f"{tick:g}") for tick in ticks)
 
 
 def _y_ticks(ticks: Sequence[float], y: _Axis, unit: str) -> tuple[Tick, ...]:

@@ -42,22 +42,30 @@ def render_report(folder: RunFolder, compared: RunFolder | None = None) -> str:
     tables = _fork_tables(folder, trees, compared)
     steps, evaluations = folder.steps(), folder.evaluations()
     before, after = evaluations[0], evaluations[-1]
-    environment = jinja2.Environment(
+    return (
+        templates()
+        .get_template("report.html.j2")
+        .render(
+            name=folder.path.resolve().name,
+            summary=summary,
+            total=overall(before, after),
+            categories=by_category(before, after),
+            charts=charts(steps, evaluations),
+            fork_tables=tables,
+            fork_scale=largest_share(tables),
+            trees=_drawn_trees(folder, trees),
+        )
+    )
+
+
+def templates() -> jinja2.Environment:
+    """What pages are made of: the report, its style, and how charts and trees are drawn."""
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
-        name=folder.path.resolve().name,
-        summary=summary,
-        total=overall(before, after),
-        categories=by_category(before, after),
-        charts=charts(steps, evaluations),
-        fork_tables=tables,
-        fork_scale=largest_share(tables),
-        trees=_drawn_trees(folder, trees),
     )
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.chart import nice_ticks
+from services.cli.chart import Series, line_chart, nice_ticks
 from services.cli.report import pick_trees, render_report
 from services.cli.run_folder import RunFolder, TrainedTree
 from services.cli.segment_text import load_tokenizer, segment_texts
@@ -102,3 +102,11 @@ def test_a_run_without_trees_or_steps_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("high", "ticks"), [(1.0, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (7.0, [0, 2, 4, 6, 8]), (0.0, [0.0])])
 def test_ticks_are_round_and_cover_the_values(high: float, ticks: list[float]) -> None:
     assert nice_ticks(0.0, high) == pytest.approx(ticks)
+
+
+def test_an_axis_of_something_else_than_steps_begins_at_zero_and_has_round_ticks() -> None:
+    chart = line_chart("t", "n", [Series("s", 1, [(95.0, 0.5), (850.0, 1.0)])], unit="share", over="tokens")
+    assert [tick.label for tick in chart.x_ticks] == ["0", "200", "400", "600", "800", "1000"]
+    assert chart.x_ticks[0].at == chart.left
+    assert chart.x_ticks[-1].at == chart.right
+    assert chart.lines[0].dots[0].title == "tokens 95: 50.0%"
