@@ -34,7 +34,7 @@ async def run_bench(target: Target, *, as_json: bool) -> None:
         table.add_row(name, f"{value:,.4g}")
     Console().print(table)
     if points:
-        curve = Table(*(column.replace("_", " ") for column in benchmark.COLUMNS), title="points")
+        curve = Table(*(column.replace("_", " ") for column in benchmark.COLUMNS), title="points", padding=0)
         for point in points:
             values = (point[column] for column in benchmark.COLUMNS)
             curve.add_row(*(value if isinstance(value, str) else f"{value:,.3g}" for value in values))
