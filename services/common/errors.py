@@ -36,6 +36,21 @@ class OverloadedError(TreerlError):
 
     status = StatusCode.RESOURCE_EXHAUSTED
 
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        """
+        Args:
+            message: what is full.
+            retry_after_s: seconds after which there should be room; None if nobody can tell.
+        """
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class SlowReaderError(TreerlError):
+    """A client stopped reading what was streamed to it."""
+
+    status = StatusCode.DEADLINE_EXCEEDED
+
 
 class UnavailableError(TreerlError):
     """Something this service needs cannot be reached at the moment."""

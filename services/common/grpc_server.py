@@ -28,6 +28,9 @@ CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
 )
 
+KEEPALIVE_MS = 20_000
+"""Time between two pings of an idle connection: a client whose machine vanished is noticed after at most twice this."""
+
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 """What a servicer's method is told about its call."""
 
@@ -40,21 +43,30 @@ class GrpcServer:
     Use as an async context manager: register servicers before entering; on exit it drains and stops.
     """
 
-    def __init__(self, settings: ServiceSettings, service_name: str) -> None:
+    def __init__(
+        self, settings: ServiceSettings, service_name: str, max_request_bytes: int = MAX_MESSAGE_BYTES
+    ) -> None:
         """Set up logs and the server.
 
         Args:
             settings: where to listen.
             service_name: full name of the protobuf service, for health and reflection.
+            max_request_bytes: largest message received; gRPC refuses a larger one before it is in memory.
         """
         configure_logs(settings.table, settings.instance, settings.log_level)
         self._settings = settings
         self._service_name = service_name
         self._health = HealthServicer()
         self._stopping = asyncio.Event()
-        # without so_reuseport=0 a second server would silently share a busy port
         self.server = aio.server(
-            interceptors=[StatusInterceptor()], options=[*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)]
+            interceptors=[StatusInterceptor(settings.stalled_reader_s)],
+            options=[
+                ("grpc.max_receive_message_length", max_request_bytes),
+                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+                ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
+                ("grpc.so_reuseport", 0),  # else a second server would silently share a busy port
+            ],
         )
         self.port = 0
 

@@ -75,6 +75,12 @@ class ServiceSettings(SharedSettings):
     )
     port: int = Field(default=0, ge=0, le=65535, description="gRPC port; 0 takes a free one")
     metrics_port: int = Field(default=0, ge=0, le=65535, description="Prometheus port; 0 takes a free one")
+    stalled_reader_s: float = Field(
+        default=60.0,
+        ge=0.1,
+        le=3600.0,
+        description="seconds after which a client that reads nothing of its stream is cut off",
+    )
 
 
 SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
