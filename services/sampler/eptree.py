@@ -1,14 +1,13 @@
 """EPTree: grow a tree by forking where the policy was least sure (TreeRL, section 3.1, Algorithm 1)."""
 
-import asyncio
 from collections.abc import Callable
 
 from services.common import metrics
-from services.common.errors import TreerlError
 from services.common.tree import Branch, ForkSelection, Tree, TreeRequest
 from services.sampler.engine import Engine
 from services.sampler.growing_tree import GrowingTree, derive_seed
 from services.sampler.prompts import PromptCodec
+from services.sampler.siblings import together
 from services.sampler.uncertainty import choose_forks
 
 
@@ -40,18 +39,12 @@ async def search(
                 codec,
                 derive_seed(request.sampling.seed, "forks", number, round_number),
             )
-            async with asyncio.TaskGroup() as tasks:
-                for branch_id, position in forks:
-                    _count_fork(growing.branches[branch_id], position, request.search.selection, codec)
-                    tasks.create_task(growing.fork(branch_id, position, request.search.branches))
+            for branch_id, position in forks:
+                _count_fork(growing.branches[branch_id], position, request.search.selection, codec)
+            await together(growing.fork(branch_id, position, request.search.branches) for branch_id, position in forks)
 
     with metrics.TREES_IN_FLIGHT.track_inprogress(), metrics.TREE_SECONDS.time():
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for number in range(request.search.chains):
-                    tasks.create_task(grow(number))
-        except* TreerlError as failures:
-            raise _first(failures) from failures
+        await together(grow(number) for number in range(request.search.chains))
     metrics.SAMPLED_TREES.inc()
     return growing.tree()
 
@@ -61,9 +54,3 @@ def _count_fork(branch: Branch, position: int, selection: ForkSelection, codec: 
     kind = codec.token_class(branch.token_ids[index])
     metrics.FORK_TOKENS.labels(kind.value, selection.name.lower()).inc()
     metrics.FORK_SURPRISAL.observe(-branch.logprobs[index])
-
-
-def _first(failures: BaseExceptionGroup[TreerlError]) -> TreerlError:
-    """The first error of a group of groups: what made the search fail; its siblings were cancelled for it."""
-    error = failures.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error

@@ -1,6 +1,5 @@
 """A tree while branches are added to it: what EPTree grows, and what a client grows by hand."""
 
-import asyncio
 import hashlib
 import time
 from collections import Counter
@@ -8,13 +7,26 @@ from collections.abc import Callable
 
 from services.common import metrics
 from services.common.errors import InvalidRequestError
-from services.common.tree import Branch, ForkSelection, Tree, TreeRequest, owner_of, path_tokens
+from services.common.tree import (
+    Branch,
+    ForkSelection,
+    SamplingParameters,
+    Tree,
+    TreeRequest,
+    owner_of,
+    path_tokens,
+)
 from services.sampler.engine import CompletionRequest, Engine
 from services.sampler.prompts import PromptCodec
+from services.sampler.siblings import together
 
 
 class GrowingTree:
-    """Samples branches and hands out their ids in the order in which they end."""
+    """Samples branches and hands out their ids in the order in which they end.
+
+    Forks may run at once. A branch that has ended stays, whatever becomes of the fork that sampled it: others may have
+    been forked from it by then, and an id never changes its meaning.
+    """
 
     def __init__(
         self,
@@ -41,6 +53,9 @@ class GrowingTree:
         self._branches: list[Branch] = []
         self._seeds: list[int | None] = []
         self._forks: Counter[tuple[int, int]] = Counter()
+        self._under_way = 0
+        self.num_tokens = len(self._prompt)
+        """Tokens of the prompt and of all branches."""
         self._started = time.perf_counter()
         self._ended = self._started
 
@@ -48,6 +63,21 @@ class GrowingTree:
     def branches(self) -> tuple[Branch, ...]:
         """What was sampled so far."""
         return tuple(self._branches)
+
+    @property
+    def tree_id(self) -> str:
+        """Names the tree."""
+        return self._request.tree_id
+
+    @property
+    def sampling(self) -> SamplingParameters:
+        """How its tokens are drawn."""
+        return self._request.sampling
+
+    @property
+    def leaves(self) -> int:
+        """Leaves that the tree has, and may yet get from forks under way; exact while there are none."""
+        return len(self._branches) + self._under_way
 
     def tree(self) -> Tree:
         """What was sampled so far, as a tree."""
@@ -74,8 +104,8 @@ class GrowingTree:
         """Sample a chain from the prompt; its number sets it apart from its siblings."""
         return await self._sample(None, 0, derive_seed(self._request.sampling.seed, "chain", number))
 
-    async def fork(self, branch_id: int, position: int, count: int) -> list[Branch]:
-        """Sample branches that keep the tokens of a path before `position` and draw anew from there.
+    def fork_parent(self, branch_id: int, position: int) -> int:
+        """Id of the branch that is forked when the path of `branch_id` is forked at `position`.
 
         Raises:
             InvalidRequestError: no such branch, or no such position after the first on its path.
@@ -87,10 +117,27 @@ class GrowingTree:
             raise InvalidRequestError(
                 f"token {position} is the first of branch {parent_id}: forking there would repeat the fork that made it"
             )
+        return parent_id
+
+    async def fork(self, branch_id: int, position: int, count: int) -> list[Branch]:
+        """Sample branches that keep the tokens of a path before `position` and draw anew from there.
+
+        Returns:
+            The branches in the order of their ids.
+
+        Raises:
+            InvalidRequestError: as `fork_parent`.
+        """
+        parent_id = self.fork_parent(branch_id, position)
         first = self._forks[parent_id, position]
         self._forks[parent_id, position] += count
         seeds = [derive_seed(self._seeds[parent_id], position, number) for number in range(first, first + count)]
-        return await asyncio.gather(*(self._sample(parent_id, position, seed) for seed in seeds))
+        self._under_way += count
+        try:
+            branches = await together(self._sample(parent_id, position, seed) for seed in seeds)
+        finally:
+            self._under_way -= count
+        return sorted(branches, key=lambda branch: branch.id)
 
     async def _sample(self, parent_id: int | None, position: int, seed: int | None) -> Branch:
         sampling = self._request.sampling
@@ -120,6 +167,7 @@ class GrowingTree:
         )
         self._branches.append(branch)
         self._seeds.append(seed)
+        self.num_tokens += len(branch.token_ids)
         self._ended = time.perf_counter()
         self._count(branch)
         if self._on_branch is not None:
