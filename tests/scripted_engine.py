@@ -75,7 +75,7 @@ class DigitCodec:
 
     def encode(self, prompt: str) -> tuple[int, ...]:
         """Digits of the prompt, or a fixed prompt where it has none."""
-        return tuple(int(character) for character in prompt if character.isdigit()) or (7,)
+        return tuple(int(character) for character in prompt if character.isdecimal()) or (7,)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The digits, end token left out."""

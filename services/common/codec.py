@@ -38,6 +38,13 @@ from treerl.common.v1 import problem_pb2, tree_pb2, verdict_pb2
 _DOMAINS = {Domain.MATH: problem_pb2.DOMAIN_MATH, Domain.CODE: problem_pb2.DOMAIN_CODE}
 _DOMAINS_BACK = {number: domain for domain, number in _DOMAINS.items()}
 
+MAX_TEMPERATURE = 2.0
+"""Highest softmax temperature that vLLM takes."""
+
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 256
+"""The engine looks for every stop string at every token."""
+
 MessageT = TypeVar("MessageT", bound=Message)
 
 
@@ -112,7 +119,7 @@ def _decode_tests(message: problem_pb2.CodeTests) -> CodeTests:
             return CallTests(fn_name=message.call.fn_name, cases=cases)
         if kind == "assertions":
             return AssertTests(code=message.assertions.code)
-    except (ValueError, TypeError) as error:  # malformed JSON, no cases, or empty text
+    except (ValueError, TypeError, RecursionError) as error:  # malformed or too deep JSON, no cases, or empty text
         raise InvalidRequestError(f"tests of kind {kind!r} cannot be read: {error}") from error
     raise InvalidRequestError("tests name no kind: expected stdin, call or assertions")
 
@@ -205,12 +212,17 @@ def decode_sampling(message: tree_pb2.SamplingParameters) -> SamplingParameters:
     Raises:
         InvalidRequestError: naming what is wrong in it.
     """
-    if not message.temperature >= 0:
-        raise InvalidRequestError(f"temperature is {message.temperature}: expected 0 or more")
+    if not 0 <= message.temperature <= MAX_TEMPERATURE:
+        raise InvalidRequestError(f"temperature is {message.temperature}: expected 0 to {MAX_TEMPERATURE}")
     if not 0 < message.top_p <= 1:
         raise InvalidRequestError(f"top_p is {message.top_p}: expected more than 0 and at most 1")
     if message.max_tokens < 1:
         raise InvalidRequestError("max_tokens is 0: expected at least 1")
+    if len(message.stop) > MAX_STOPS:
+        raise InvalidRequestError(f"{len(message.stop)} stop strings: expected at most {MAX_STOPS}")
+    for stop in message.stop:
+        if not 1 <= len(stop) <= MAX_STOP_CHARACTERS:
+            raise InvalidRequestError(f"a stop string has {len(stop)} characters: expected 1 to {MAX_STOP_CHARACTERS}")
     return SamplingParameters(
         temperature=message.temperature,
         top_p=message.top_p,

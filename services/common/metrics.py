@@ -25,6 +25,8 @@ DECODED_TOKENS = Counter("treerl_decoded_tokens", "Tokens sampled by the engine"
 TREE_SECONDS = Histogram("treerl_tree_seconds", "Time from a tree's first request to its last token", buckets=_SECONDS)
 TREES_IN_FLIGHT = Gauge("treerl_trees_in_flight", "Trees being searched")
 TREES_HELD = Gauge("treerl_trees_held", "Trees held for clients")
+CALLS_WAITING = Gauge("treerl_calls_waiting", "Calls that wait until they may sample")
+CALLS_REFUSED = Counter("treerl_calls_refused", "Calls refused because too many wait")
 FORK_INDEX = Histogram("treerl_fork_index_tokens", "Position of a fork in its response", buckets=_TOKENS)
 FORK_PREFILLED = Histogram(
     "treerl_fork_prefilled_tokens", "Tokens of a fork's prefix that the engine computed again", buckets=_TOKENS

@@ -88,8 +88,12 @@ def read(folder: Path) -> PublishedWeights:
     Raises:
         CheckpointError: it is missing, unfinished, or a file is missing or differs from its checksum.
     """
-    if not (folder / _STABLE).exists():
-        state = "is not finished (no STABLE marker)" if folder.exists() else "does not exist"
+    try:
+        finished, there = (folder / _STABLE).exists(), folder.exists()
+    except OSError as error:
+        raise CheckpointError(f"weights folder {folder} cannot be read: {error.strerror}") from error
+    if not finished:
+        state = "is not finished (no STABLE marker)" if there else "does not exist"
         raise CheckpointError(f"weights folder {folder} {state}; publish it again")
     weights = _manifest(folder)
     for name, expected in weights.files.items():

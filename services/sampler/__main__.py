@@ -10,6 +10,7 @@ from services.common.errors import CheckpointError, ConfigurationError
 from services.common.grpc_server import GrpcServer
 from services.common.streams import Streams, connect
 from services.sampler.prompts import TokenizerCodec
+from services.sampler.request_limits import MAX_REQUEST_BYTES
 from services.sampler.servicer import SERVICE_NAME, SamplerServicer
 from services.sampler.settings import SamplerSettings
 from services.sampler.vllm_engine import VllmEngine
@@ -32,7 +33,7 @@ async def serve(settings: SamplerSettings) -> None:
     if not (settings.model / "config.json").is_file():
         raise ConfigurationError(f"no model in {settings.model}: expected a Hugging Face folder with config.json")
     servicer = SamplerServicer(settings)
-    server = GrpcServer(settings, SERVICE_NAME)
+    server = GrpcServer(settings, SERVICE_NAME, MAX_REQUEST_BYTES)
     rpc.add_SamplerServiceServicer_to_server(servicer, server.server)
     async with server:
         redis = await connect(settings.redis_url)

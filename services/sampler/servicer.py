@@ -6,15 +6,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from services.common import codec
-from services.common.errors import InvalidRequestError, UnavailableError
+from services.common.errors import InvalidRequestError, PreconditionError, UnavailableError
 from services.common.grpc_server import Context
 from services.common.tree import Branch, SearchParameters, Tree, TreeRequest
+from services.sampler.admission import Admission
 from services.sampler.engine import Engine, InFlight
 from services.sampler.eptree import search
 from services.sampler.growing_tree import GrowingTree
 from services.sampler.held_trees import HeldTrees
 from services.sampler.prompts import PromptCodec
+from services.sampler.request_limits import RequestLimits
 from services.sampler.settings import SamplerSettings
+from services.sampler.siblings import together
 from services.sampler.weights import ServedWeights
 from treerl.sampler.v1 import sampler_service_pb2 as pb
 from treerl.sampler.v1 import sampler_service_pb2_grpc as rpc
@@ -23,11 +26,17 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["SamplerService"].full_name
 
 
 class SamplerServicer(rpc.SamplerServiceServicer):
-    """Answers nothing but UNAVAILABLE until `attach` gives it an engine."""
+    """Answers nothing but UNAVAILABLE until `attach` gives it an engine.
+
+    Calls that sample are checked against the limits, then wait for their turn. One that is cancelled, whose deadline
+    passes or whose client is gone leaves the queue, or ends its engine requests, at once.
+    """
 
     def __init__(self, settings: SamplerSettings) -> None:
         self._settings = settings
-        self._held = HeldTrees(settings.max_held_trees, settings.held_tree_ttl_s)
+        self._limits = RequestLimits(settings)
+        self._admission = Admission(settings.max_running_leaves, settings.max_waiting_calls)
+        self._held = HeldTrees(settings.max_held_trees, settings.max_held_tokens, settings.held_tree_ttl_s)
         self._attached: tuple[Engine, PromptCodec, ServedWeights] | None = None
         self._searching: set[asyncio.Task[Tree]] = set()
 
@@ -45,39 +54,58 @@ class SamplerServicer(rpc.SamplerServiceServicer):
             search=SearchParameters(chains=request.num_chains),
             sampling=codec.decode_sampling(request.sampling),
         )
+        self._limits.check(tree_request)
         growing = GrowingTree(engine, prompts, tree_request)
-        await asyncio.gather(*(growing.sample_chain(number) for number in range(request.num_chains)))
-        self._held.hold(tree_request.tree_id, growing)
+        async with self._admission.admit(context.peer(), request.num_chains):
+            await together(growing.sample_chain(number) for number in range(request.num_chains))
+        self._held.hold(growing)
         return pb.GenerateResponse(tree=codec.encode_tree(growing.tree()))
 
     async def Fork(self, request: pb.ForkRequest, context: Context) -> pb.ForkResponse:
         self._ready()
         if request.num_branches < 1:
             raise InvalidRequestError("num_branches is 0: expected at least 1")
-        growing = self._held.get(request.tree_id)
-        branches = await growing.fork(request.branch_id, request.token_index, request.num_branches)
+        with self._held.using(request.tree_id) as growing:
+            growing.fork_parent(request.branch_id, request.token_index)  # what is wrong is told before the wait
+            self._limits.check_growth(growing, request.num_branches)
+            async with self._admission.admit(context.peer(), request.num_branches):
+                self._limits.check_growth(growing, request.num_branches)  # others may have forked it meanwhile
+                branches = await growing.fork(request.branch_id, request.token_index, request.num_branches)
         return pb.ForkResponse(branches=[codec.encode_branch(branch) for branch in branches])
+
+    async def GetTree(self, request: pb.GetTreeRequest, context: Context) -> pb.GetTreeResponse:
+        self._ready()
+        with self._held.using(request.tree_id) as growing:
+            return pb.GetTreeResponse(tree=codec.encode_tree(growing.tree()))
+
+    async def ReleaseTree(self, request: pb.ReleaseTreeRequest, context: Context) -> pb.ReleaseTreeResponse:
+        self._ready()
+        self._held.release(request.tree_id)
+        return pb.ReleaseTreeResponse()
 
     async def SearchTree(self, request: pb.SearchTreeRequest, context: Context) -> AsyncIterator[pb.SearchTreeResponse]:
         engine, prompts, weights = self._ready()
         tree_request = codec.decode_request(request.request)
-        await weights.wait_for(tree_request.min_policy_version)
-        events: asyncio.Queue[Branch | None] = asyncio.Queue()
-
-        searching = asyncio.create_task(search(engine, prompts, tree_request, events.put_nowait))
-        searching.add_done_callback(lambda _: events.put_nowait(None))
-        self._searching.add(searching)
-        try:
-            while (branch := await events.get()) is not None:
-                yield pb.SearchTreeResponse(branch=codec.encode_branch(branch))
-            yield pb.SearchTreeResponse(tree=codec.encode_tree(await searching))
-        finally:
-            self._searching.discard(searching)
-            searching.cancel()
-
-    async def ReleaseTree(self, request: pb.ReleaseTreeRequest, context: Context) -> pb.ReleaseTreeResponse:
-        self._held.release(request.tree_id)
-        return pb.ReleaseTreeResponse()
+        self._limits.check(tree_request)
+        if tree_request.min_policy_version > weights.policy_version:
+            raise PreconditionError(
+                f"version {weights.policy_version} is served, at least {tree_request.min_policy_version} is asked for: "
+                "wait until the trainer has published it"
+            )
+        async with self._admission.admit(context.peer(), tree_request.search.max_leaves):
+            # holds no more than the tree does, and a client that reads slowly keeps its place among those admitted
+            events: asyncio.Queue[Branch | None] = asyncio.Queue()
+            searching = asyncio.create_task(search(engine, prompts, tree_request, events.put_nowait))
+            searching.add_done_callback(lambda _: events.put_nowait(None))
+            self._searching.add(searching)
+            try:
+                while (branch := await events.get()) is not None:
+                    yield pb.SearchTreeResponse(branch=codec.encode_branch(branch))
+                yield pb.SearchTreeResponse(tree=codec.encode_tree(await searching))
+            finally:
+                self._searching.discard(searching)
+                searching.cancel()
+                await asyncio.wait([searching])
 
     async def LoadCheckpoint(self, request: pb.LoadCheckpointRequest, context: Context) -> pb.LoadCheckpointResponse:
         _, _, weights = self._ready()

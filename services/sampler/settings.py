@@ -37,7 +37,22 @@ class SamplerSettings(ServiceSettings):
     max_waiting_trees: int = Field(
         default=1024, ge=1, description="ungraded trees in the trees stream above which no prompt is taken"
     )
-    max_held_trees: int = Field(default=1024, ge=1, description="trees held for clients; the least recently used goes")
+    max_running_leaves: int = Field(
+        default=512, ge=1, le=65536, description="leaves sampled at once for callers of Generate, Fork and SearchTree"
+    )
+    max_waiting_calls: int = Field(
+        default=256, ge=0, le=65536, description="such calls that wait for that; more get RESOURCE_EXHAUSTED"
+    )
+    max_tree_leaves: int = Field(default=512, ge=1, le=65536, description="leaves of one caller's tree")
+    max_tree_tokens: int = Field(
+        default=2**20, ge=1, le=2**22, description="leaves times max_tokens of one caller's tree; a message holds 2**22"
+    )
+    max_held_trees: int = Field(
+        default=1024, ge=1, le=65536, description="trees held for clients; the least recently used goes"
+    )
+    max_held_tokens: int = Field(
+        default=2**22, ge=1, description="tokens in held trees, about 100 bytes each; the least recently used goes"
+    )
     held_tree_ttl_s: float = Field(default=600.0, gt=0, description="seconds after which an unused held tree goes")
     canary_tolerance_nats: float = Field(
         default=1e-3, gt=0, description="largest |engine - trainer| logprob on a canary; about 0.05 for bfloat16"

@@ -1,54 +1,28 @@
 """SamplerService over real gRPC, with a scripted engine behind it."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
 import grpc
 import pytest
 from google.protobuf.message import Message
 from grpc import aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from services.common import codec
 from services.common.errors import ConfigurationError
 from services.common.grpc_server import GrpcServer
 from services.common.tree import SearchParameters, Tree
 from services.sampler.servicer import SERVICE_NAME, SamplerServicer
-from services.sampler.settings import SamplerSettings
-from services.sampler.weights import ServedWeights
-from tests.builders import PROBLEM, SAMPLING, request
-from tests.scripted_engine import DigitCodec, ScriptedEngine
+from tests.scripted_engine import ScriptedEngine
+from tests.served_sampler import SETTINGS, Service, generate_request, search_request, served_sampler
 from treerl.sampler.v1 import sampler_service_pb2 as pb
 from treerl.sampler.v1 import sampler_service_pb2_grpc as rpc
-
-SETTINGS = SamplerSettings(model=Path("model"), instance="test")
-
-
-class Service:
-    """A served sampler and a stub that calls it."""
-
-    def __init__(self, server: GrpcServer, channel: aio.Channel, engine: ScriptedEngine) -> None:
-        self.server = server
-        self.engine = engine
-        self.stub: rpc.SamplerServiceAsyncStub = rpc.SamplerServiceStub(channel)
-        self.health: health_pb2_grpc.HealthAsyncStub = health_pb2_grpc.HealthStub(channel)
 
 
 @pytest.fixture
 async def service() -> AsyncIterator[Service]:
-    engine = ScriptedEngine()
-    servicer = SamplerServicer(SETTINGS)
-    servicer.attach(engine, DigitCodec(), ServedWeights(engine, Path("model"), 0, "", 1e-3))
-    server = GrpcServer(SETTINGS, SERVICE_NAME)
-    rpc.add_SamplerServiceServicer_to_server(servicer, server.server)
-    async with server, aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        await server.set_serving(True)
-        yield Service(server, channel, engine)
-
-
-def search_request(search: SearchParameters) -> pb.SearchTreeRequest:
-    return pb.SearchTreeRequest(request=codec.encode_request(request(search, max_tokens=64)))
+    async with served_sampler(ScriptedEngine()) as service:
+        yield service
 
 
 async def test_search_streams_every_branch_and_then_the_tree(service: Service) -> None:
@@ -59,11 +33,7 @@ async def test_search_streams_every_branch_and_then_the_tree(service: Service) -
 
 
 async def test_a_client_grows_a_tree_by_hand(service: Service) -> None:
-    started = await service.stub.Generate(
-        pb.GenerateRequest(
-            problem=codec.encode_problem(PROBLEM), sampling=codec.encode_sampling(SAMPLING), num_chains=2
-        )
-    )
+    started = await service.stub.Generate(generate_request(2))
     chain = max(started.tree.branches, key=lambda b: len(b.token_ids))
     forked = await service.stub.Fork(
         pb.ForkRequest(tree_id=started.tree.tree_id, branch_id=chain.id, token_index=1, num_branches=3)
@@ -71,29 +41,6 @@ async def test_a_client_grows_a_tree_by_hand(service: Service) -> None:
     assert [(b.id, b.parent_id, b.fork_index) for b in forked.branches] == [(i, chain.id, 1) for i in (2, 3, 4)]
     await service.stub.ReleaseTree(pb.ReleaseTreeRequest(tree_id=started.tree.tree_id))
     assert (await service.stub.GetStatus(pb.GetStatusRequest())).trees_held == 0
-
-
-async def test_cancelling_a_search_stops_the_engine(service: Service) -> None:
-    service.engine._latency_s = 60
-    call = service.stub.SearchTree(search_request(SearchParameters(5)))
-    reading = asyncio.create_task(call.read())
-    while service.engine.running < 5:
-        await asyncio.sleep(0.01)
-    call.cancel()
-    while service.engine.running > 0:
-        await asyncio.sleep(0.01)
-    await asyncio.wait([reading])
-    assert service.engine.cancelled == 5
-
-
-async def test_a_deadline_stops_the_engine(service: Service) -> None:
-    service.engine._latency_s = 60
-    with pytest.raises(aio.AioRpcError) as raised:
-        async for _ in service.stub.SearchTree(search_request(SearchParameters(2)), timeout=0.2):
-            pass
-    assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    while service.engine.running > 0:
-        await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,52 @@ class ForkResponse(_message.Message):
 Global___ForkResponse: _TypeAlias = ForkResponse  # noqa: Y015
 
 @_typing.final
+class GetTreeRequest(_message.Message):
+    """Names the tree to show."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TREE_ID_FIELD_NUMBER: _builtins.int
+    tree_id: _builtins.str
+    """A held tree."""
+    def __init__(
+        self,
+        *,
+        tree_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tree_id", b"tree_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTreeRequest: _TypeAlias = GetTreeRequest  # noqa: Y015
+
+@_typing.final
+class GetTreeResponse(_message.Message):
+    """The tree as it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TREE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tree(self) -> _tree_pb2.Tree:
+        """All branches that have ended; ids are those that Generate and Fork gave."""
+
+    def __init__(
+        self,
+        *,
+        tree: _tree_pb2.Tree | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tree", b"tree"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tree", b"tree"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTreeResponse: _TypeAlias = GetTreeResponse  # noqa: Y015
+
+@_typing.final
 class SearchTreeRequest(_message.Message):
     """Asks for one EPTree search."""
 

@@ -27,6 +27,9 @@ if _version_not_supported:
 
 class SamplerServiceStub:
     """Samples trees of responses from the policy, and replaces the policy's weights while it runs.
+
+    Generate, Fork and SearchTree wait for their turn while others sample, and cancelling one ends its work at once. When
+    too many wait they are refused with RESOURCE_EXHAUSTED and a google.rpc.RetryInfo in grpc-status-details-bin.
     """
 
     def __init__(self, channel):
@@ -44,6 +47,11 @@ class SamplerServiceStub:
                 '/treerl.sampler.v1.SamplerService/Fork',
                 request_serializer=treerl_dot_sampler_dot_v1_dot_sampler__service__pb2.ForkRequest.SerializeToString,
                 response_deserializer=treerl_dot_sampler_dot_v1_dot_sampler__service__pb2.ForkResponse.FromString,
+                _registered_method=True)
+        self.GetTree = channel.unary_unary(
+                '/treerl.sampler.v1.SamplerService/GetTree',
+                request_serializer=treerl_dot_sampler_dot_v1_dot_sampler__service__pb2.GetTreeRequest.SerializeToString,
+                response_deserializer=treerl_dot_sampler_dot_v1_dot_sampler__service__pb2.GetTreeResponse.FromString,
                 _registered_method=True)
         self.SearchTree = channel.unary_stream(
                 '/treerl.sampler.v1.SamplerService/SearchTree',
@@ -69,31 +77,45 @@ class SamplerServiceStub:
 
 class SamplerServiceServicer:
     """Samples trees of responses from the policy, and replaces the policy's weights while it runs.
+
+    Generate, Fork and SearchTree wait for their turn while others sample, and cancelling one ends its work at once. When
+    too many wait they are refused with RESOURCE_EXHAUSTED and a google.rpc.RetryInfo in grpc-status-details-bin.
     """
 
     def Generate(self, request, context):
-        """Starts a tree that the server holds: independent chains from one prompt.
+        """Starts a tree that the server holds: independent chains from one prompt. If it fails or is cancelled, nothing is held.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Fork(self, request, context):
-        """Samples branches from a token of a held tree. NOT_FOUND if the tree was released or expired.
+        """Samples branches from a token of a held tree; several may run on one tree at once. If it fails or is cancelled, the
+        branches that had ended by then stay in the tree. The weights may have changed since the tree was started: each
+        branch carries the version that sampled it. NOT_FOUND, with the reason, if the tree is no longer held;
+        FAILED_PRECONDITION if it would grow too large.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTree(self, request, context):
+        """A held tree as it is now. NOT_FOUND as for Fork.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SearchTree(self, request, context):
-        """Runs a whole EPTree search; sends each branch as it ends, then the tree. Cancelling stops the engine's work.
+        """Runs a whole EPTree search; sends each branch as it ends, then the tree. FAILED_PRECONDITION if the weights are older
+        than the request allows; DEADLINE_EXCEEDED if the client stops reading.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseTree(self, request, context):
-        """Forgets a held tree.
+        """Forgets a held tree. Forks under way go on to their end. NOT_FOUND as for Fork.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,6 +148,11 @@ def add_SamplerServiceServicer_to_server(servicer, server):
                     request_deserializer=treerl_dot_sampler_dot_v1_dot_sampler__service__pb2.ForkRequest.FromString,
                     response_serializer=treerl_dot_sampler_dot_v1_dot_sampler__service__pb2.ForkResponse.SerializeToString,
             ),
+            'GetTree': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTree,
+                    request_deserializer=treerl_dot_sampler_dot_v1_dot_sampler__service__pb2.GetTreeRequest.FromString,
+                    response_serializer=treerl_dot_sampler_dot_v1_dot_sampler__service__pb2.GetTreeResponse.SerializeToString,
+            ),
             'SearchTree': grpc.unary_stream_rpc_method_handler(
                     servicer.SearchTree,
                     request_deserializer=treerl_dot_sampler_dot_v1_dot_sampler__service__pb2.SearchTreeRequest.FromString,
@@ -156,6 +183,9 @@ def add_SamplerServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class SamplerService:
     """Samples trees of responses from the policy, and replaces the policy's weights while it runs.
+
+    Generate, Fork and SearchTree wait for their turn while others sample, and cancelling one ends its work at once. When
+    too many wait they are refused with RESOURCE_EXHAUSTED and a google.rpc.RetryInfo in grpc-status-details-bin.
     """
 
     @staticmethod
@@ -202,6 +232,33 @@ class SamplerService:
             '/treerl.sampler.v1.SamplerService/Fork',
             treerl_dot_sampler_dot_v1_dot_sampler__service__pb2.ForkRequest.SerializeToString,
             treerl_dot_sampler_dot_v1_dot_sampler__service__pb2.ForkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTree(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/treerl.sampler.v1.SamplerService/GetTree',
+            treerl_dot_sampler_dot_v1_dot_sampler__service__pb2.GetTreeRequest.SerializeToString,
+            treerl_dot_sampler_dot_v1_dot_sampler__service__pb2.GetTreeResponse.FromString,
             options,
             channel_credentials,
             insecure,

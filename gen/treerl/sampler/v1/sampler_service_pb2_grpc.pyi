@@ -27,20 +27,32 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SamplerServiceStub:
-    """Samples trees of responses from the policy, and replaces the policy's weights while it runs."""
+    """Samples trees of responses from the policy, and replaces the policy's weights while it runs.
+
+    Generate, Fork and SearchTree wait for their turn while others sample, and cancelling one ends its work at once. When
+    too many wait they are refused with RESOURCE_EXHAUSTED and a google.rpc.RetryInfo in grpc-status-details-bin.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SamplerServiceAsyncStub: ...
     Generate: _grpc.UnaryUnaryMultiCallable[_sampler_service_pb2.GenerateRequest, _sampler_service_pb2.GenerateResponse]
-    """Starts a tree that the server holds: independent chains from one prompt."""
+    """Starts a tree that the server holds: independent chains from one prompt. If it fails or is cancelled, nothing is held."""
     Fork: _grpc.UnaryUnaryMultiCallable[_sampler_service_pb2.ForkRequest, _sampler_service_pb2.ForkResponse]
-    """Samples branches from a token of a held tree. NOT_FOUND if the tree was released or expired."""
+    """Samples branches from a token of a held tree; several may run on one tree at once. If it fails or is cancelled, the
+    branches that had ended by then stay in the tree. The weights may have changed since the tree was started: each
+    branch carries the version that sampled it. NOT_FOUND, with the reason, if the tree is no longer held;
+    FAILED_PRECONDITION if it would grow too large.
+    """
+    GetTree: _grpc.UnaryUnaryMultiCallable[_sampler_service_pb2.GetTreeRequest, _sampler_service_pb2.GetTreeResponse]
+    """A held tree as it is now. NOT_FOUND as for Fork."""
     SearchTree: _grpc.UnaryStreamMultiCallable[_sampler_service_pb2.SearchTreeRequest, _sampler_service_pb2.SearchTreeResponse]
-    """Runs a whole EPTree search; sends each branch as it ends, then the tree. Cancelling stops the engine's work."""
+    """Runs a whole EPTree search; sends each branch as it ends, then the tree. FAILED_PRECONDITION if the weights are older
+    than the request allows; DEADLINE_EXCEEDED if the client stops reading.
+    """
     ReleaseTree: _grpc.UnaryUnaryMultiCallable[_sampler_service_pb2.ReleaseTreeRequest, _sampler_service_pb2.ReleaseTreeResponse]
-    """Forgets a held tree."""
+    """Forgets a held tree. Forks under way go on to their end. NOT_FOUND as for Fork."""
     LoadCheckpoint: _grpc.UnaryUnaryMultiCallable[_sampler_service_pb2.LoadCheckpointRequest, _sampler_service_pb2.LoadCheckpointResponse]
     """Replaces the weights. On any failure the old weights go on serving and the call says why."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_sampler_service_pb2.GetStatusRequest, _sampler_service_pb2.GetStatusResponse]
@@ -48,24 +60,40 @@ class SamplerServiceStub:
 
 @_typing.type_check_only
 class SamplerServiceAsyncStub(SamplerServiceStub):
-    """Samples trees of responses from the policy, and replaces the policy's weights while it runs."""
+    """Samples trees of responses from the policy, and replaces the policy's weights while it runs.
+
+    Generate, Fork and SearchTree wait for their turn while others sample, and cancelling one ends its work at once. When
+    too many wait they are refused with RESOURCE_EXHAUSTED and a google.rpc.RetryInfo in grpc-status-details-bin.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryUnaryMultiCallable[_sampler_service_pb2.GenerateRequest, _sampler_service_pb2.GenerateResponse]  # type: ignore[assignment]
-    """Starts a tree that the server holds: independent chains from one prompt."""
+    """Starts a tree that the server holds: independent chains from one prompt. If it fails or is cancelled, nothing is held."""
     Fork: _aio.UnaryUnaryMultiCallable[_sampler_service_pb2.ForkRequest, _sampler_service_pb2.ForkResponse]  # type: ignore[assignment]
-    """Samples branches from a token of a held tree. NOT_FOUND if the tree was released or expired."""
+    """Samples branches from a token of a held tree; several may run on one tree at once. If it fails or is cancelled, the
+    branches that had ended by then stay in the tree. The weights may have changed since the tree was started: each
+    branch carries the version that sampled it. NOT_FOUND, with the reason, if the tree is no longer held;
+    FAILED_PRECONDITION if it would grow too large.
+    """
+    GetTree: _aio.UnaryUnaryMultiCallable[_sampler_service_pb2.GetTreeRequest, _sampler_service_pb2.GetTreeResponse]  # type: ignore[assignment]
+    """A held tree as it is now. NOT_FOUND as for Fork."""
     SearchTree: _aio.UnaryStreamMultiCallable[_sampler_service_pb2.SearchTreeRequest, _sampler_service_pb2.SearchTreeResponse]  # type: ignore[assignment]
-    """Runs a whole EPTree search; sends each branch as it ends, then the tree. Cancelling stops the engine's work."""
+    """Runs a whole EPTree search; sends each branch as it ends, then the tree. FAILED_PRECONDITION if the weights are older
+    than the request allows; DEADLINE_EXCEEDED if the client stops reading.
+    """
     ReleaseTree: _aio.UnaryUnaryMultiCallable[_sampler_service_pb2.ReleaseTreeRequest, _sampler_service_pb2.ReleaseTreeResponse]  # type: ignore[assignment]
-    """Forgets a held tree."""
+    """Forgets a held tree. Forks under way go on to their end. NOT_FOUND as for Fork."""
     LoadCheckpoint: _aio.UnaryUnaryMultiCallable[_sampler_service_pb2.LoadCheckpointRequest, _sampler_service_pb2.LoadCheckpointResponse]  # type: ignore[assignment]
     """Replaces the weights. On any failure the old weights go on serving and the call says why."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_sampler_service_pb2.GetStatusRequest, _sampler_service_pb2.GetStatusResponse]  # type: ignore[assignment]
     """Says what is loaded and how busy the engine is."""
 
 class SamplerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Samples trees of responses from the policy, and replaces the policy's weights while it runs."""
+    """Samples trees of responses from the policy, and replaces the policy's weights while it runs.
+
+    Generate, Fork and SearchTree wait for their turn while others sample, and cancelling one ends its work at once. When
+    too many wait they are refused with RESOURCE_EXHAUSTED and a google.rpc.RetryInfo in grpc-status-details-bin.
+    """
 
     @_abc_1.abstractmethod
     def Generate(
@@ -73,7 +101,7 @@ class SamplerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sampler_service_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sampler_service_pb2.GenerateResponse, _abc.Awaitable[_sampler_service_pb2.GenerateResponse]]:
-        """Starts a tree that the server holds: independent chains from one prompt."""
+        """Starts a tree that the server holds: independent chains from one prompt. If it fails or is cancelled, nothing is held."""
 
     @_abc_1.abstractmethod
     def Fork(
@@ -81,7 +109,19 @@ class SamplerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sampler_service_pb2.ForkRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sampler_service_pb2.ForkResponse, _abc.Awaitable[_sampler_service_pb2.ForkResponse]]:
-        """Samples branches from a token of a held tree. NOT_FOUND if the tree was released or expired."""
+        """Samples branches from a token of a held tree; several may run on one tree at once. If it fails or is cancelled, the
+        branches that had ended by then stay in the tree. The weights may have changed since the tree was started: each
+        branch carries the version that sampled it. NOT_FOUND, with the reason, if the tree is no longer held;
+        FAILED_PRECONDITION if it would grow too large.
+        """
+
+    @_abc_1.abstractmethod
+    def GetTree(
+        self,
+        request: _sampler_service_pb2.GetTreeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sampler_service_pb2.GetTreeResponse, _abc.Awaitable[_sampler_service_pb2.GetTreeResponse]]:
+        """A held tree as it is now. NOT_FOUND as for Fork."""
 
     @_abc_1.abstractmethod
     def SearchTree(
@@ -89,7 +129,9 @@ class SamplerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sampler_service_pb2.SearchTreeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_sampler_service_pb2.SearchTreeResponse], _abc.AsyncIterator[_sampler_service_pb2.SearchTreeResponse]]:
-        """Runs a whole EPTree search; sends each branch as it ends, then the tree. Cancelling stops the engine's work."""
+        """Runs a whole EPTree search; sends each branch as it ends, then the tree. FAILED_PRECONDITION if the weights are older
+        than the request allows; DEADLINE_EXCEEDED if the client stops reading.
+        """
 
     @_abc_1.abstractmethod
     def ReleaseTree(
@@ -97,7 +139,7 @@ class SamplerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sampler_service_pb2.ReleaseTreeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sampler_service_pb2.ReleaseTreeResponse, _abc.Awaitable[_sampler_service_pb2.ReleaseTreeResponse]]:
-        """Forgets a held tree."""
+        """Forgets a held tree. Forks under way go on to their end. NOT_FOUND as for Fork."""
 
     @_abc_1.abstractmethod
     def LoadCheckpoint(
