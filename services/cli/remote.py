@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import grpc
 from grpc import aio
 
-from services.common.errors import InvalidRequestError, TreerlError, UnavailableError
+from services.common.errors import InvalidRequestError, OverloadedError, TreerlError, UnavailableError
 from services.common.grpc_server import CHANNEL_OPTIONS
 
 
@@ -24,5 +24,7 @@ def told(error: aio.AioRpcError, service: str, address: str) -> TreerlError:
             return UnavailableError(f"no {service} answers at {address}: {error.details()}")
         case grpc.StatusCode.INVALID_ARGUMENT:
             return InvalidRequestError(f"the {service} at {address} refused: {error.details()}")
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return OverloadedError(f"the {service} at {address} has too much to do: {error.details()}")
         case code:
             return TreerlError(f"the {service} at {address} failed: {code.name}: {error.details()}")

@@ -15,6 +15,7 @@ from services.cli.remote import connected, told
 from services.cli.segment_text import load_tokenizer, segment_texts, token_text
 from services.common import codec
 from services.common.errors import NotFoundError, UnavailableError
+from services.common.overload import patiently
 from services.common.problem import Domain, Problem
 from services.common.tree import (
     FinishReason,
@@ -57,19 +58,22 @@ async def sample_tree(options: SampleOptions, console: Console) -> None:
     """
     address = options.address or _current_sampler()
     request = TreeRequest(f"cli-{uuid.uuid4().hex}", _problem(options.prompt), options.search, options.sampling)
-    tree: Tree | None = None
+    message = sampler_pb2.SearchTreeRequest(request=codec.encode_request(request))
     try:
         async with connected(address) as channel:
             stub: sampler_grpc.SamplerServiceAsyncStub = sampler_grpc.SamplerServiceStub(channel)
-            async for response in stub.SearchTree(sampler_pb2.SearchTreeRequest(request=codec.encode_request(request))):
-                if response.WhichOneof("event") == "tree":
-                    tree = codec.decode_tree(response.tree)
+
+            async def search() -> list[Tree]:
+                events = [event async for event in stub.SearchTree(message)]
+                return [codec.decode_tree(event.tree) for event in events if event.HasField("tree")]
+
+            trees = await patiently(search)
             status = await stub.GetStatus(sampler_pb2.GetStatusRequest())
     except aio.AioRpcError as error:
         raise told(error, "sampler", address) from error
-    if tree is None:
+    if not trees:
         raise UnavailableError(f"the sampler at {address} ended the search without a tree: try again")
-    console.print(tree_lines(tree, load_tokenizer(Path(status.model) / "tokenizer.json")))
+    console.print(tree_lines(trees[-1], load_tokenizer(Path(status.model) / "tokenizer.json")))
 
 
 async def sample_responses(options: SampleOptions, console: Console) -> None:
@@ -87,7 +91,7 @@ async def sample_responses(options: SampleOptions, console: Console) -> None:
     try:
         async with connected(address) as channel:
             stub: sampler_grpc.SamplerServiceAsyncStub = sampler_grpc.SamplerServiceStub(channel)
-            response = await stub.Generate(request)
+            response = await patiently(lambda: stub.Generate(request))
             await stub.ReleaseTree(sampler_pb2.ReleaseTreeRequest(tree_id=response.tree.tree_id))
     except aio.AioRpcError as error:
         raise told(error, "sampler", address) from error
