@@ -15,6 +15,7 @@ from services.common.problem import (
     CallTests,
     CodeTests,
     Domain,
+    Json,
     Problem,
     StdinCase,
     StdinTests,
@@ -44,6 +45,9 @@ MAX_TEMPERATURE = 2.0
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 256
 """The engine looks for every stop string at every token."""
+
+MAX_JSON_DEPTH = 100
+"""Deepest nesting of a test's JSON; what is parsed here is written again by the next service, on another stack."""
 
 MessageT = TypeVar("MessageT", bound=Message)
 
@@ -113,7 +117,7 @@ def _decode_tests(message: problem_pb2.CodeTests) -> CodeTests:
             return StdinTests(cases=tuple(StdinCase(input=c.input, output=c.output) for c in message.stdin.cases))
         if kind == "call":
             cases = tuple(
-                CallCase(args=tuple(json.loads(c.args_json)), result=json.loads(c.result_json))
+                CallCase(args=tuple(_parse_json(c.args_json)), result=_parse_json(c.result_json))
                 for c in message.call.cases
             )
             return CallTests(fn_name=message.call.fn_name, cases=cases)
@@ -122,6 +126,21 @@ def _decode_tests(message: problem_pb2.CodeTests) -> CodeTests:
     except (ValueError, TypeError, RecursionError) as error:  # malformed or too deep JSON, no cases, or empty text
         raise InvalidRequestError(f"tests of kind {kind!r} cannot be read: {error}") from error
     raise InvalidRequestError("tests name no kind: expected stdin, call or assertions")
+
+
+def _parse_json(text: str) -> Json:
+    value: Json = json.loads(text)
+    level = [value]
+    for _ in range(MAX_JSON_DEPTH + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, list | dict)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    if level:
+        raise ValueError(f"JSON nested more than {MAX_JSON_DEPTH} deep")
+    return value
 
 
 def encode_verdict(verdict: Verdict) -> verdict_pb2.Verdict:

@@ -63,6 +63,14 @@ def test_bytes_that_are_no_message_are_refused() -> None:
         codec.parse(tree_pb2.Tree, b"\xff\xff\xff")
 
 
+@pytest.mark.parametrize("depth", [102, 980, 100_000])
+def test_tests_that_are_nested_too_deeply_are_refused(depth: int) -> None:
+    deep = problem_pb2.CallTests.Case(args_json="[" * depth + "]" * depth, result_json="1")
+    tests = problem_pb2.CodeTests(call=problem_pb2.CallTests(fn_name="f", cases=[deep]))
+    with pytest.raises(InvalidRequestError, match="nested more than 100 deep|recursion depth"):
+        codec.decode_problem(problem_pb2.Problem(id="p", domain=problem_pb2.DOMAIN_CODE, prompt="p", tests=tests))
+
+
 def test_a_tree_that_is_none_is_refused() -> None:
     wire = codec.encode_tree(replace(tree(branch(0, None, 0, 4)), branches=(branch(1, None, 0, 4),)))
     with pytest.raises(InvalidRequestError, match="ids must equal positions"):
@@ -75,7 +83,10 @@ def test_a_tree_that_is_none_is_refused() -> None:
         (tree_pb2.SamplingParameters(temperature=1, top_p=0.0, max_tokens=1), "top_p is 0.0"),
         (tree_pb2.SamplingParameters(temperature=1, top_p=float("nan"), max_tokens=1), "top_p is nan"),
         (tree_pb2.SamplingParameters(temperature=-1, top_p=1, max_tokens=1), "temperature is -1.0"),
+        (tree_pb2.SamplingParameters(temperature=2.5, top_p=1, max_tokens=1), "temperature is 2.5: expected 0 to 2"),
         (tree_pb2.SamplingParameters(temperature=1, top_p=1), "max_tokens is 0"),
+        (tree_pb2.SamplingParameters(temperature=1, top_p=1, max_tokens=1, stop=["."] * 17), "17 stop strings"),
+        (tree_pb2.SamplingParameters(temperature=1, top_p=1, max_tokens=1, stop=[""]), "stop string has 0 characters"),
     ],
 )
 def test_sampling_out_of_range_is_refused(message: tree_pb2.SamplingParameters, complaint: str) -> None:
