@@ -47,7 +47,9 @@ class VerifierServicer(rpc.VerifierServiceServicer):
         reading = asyncio.create_task(self._grade_batch(requests, answered))
         try:
             while (task := await answered.get()) is not None:
-                yield task.result()
+                if not task.cancelled():  # as the gradings are that go on when a request cannot be read
+                    yield task.result()
+            await reading
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
@@ -65,7 +67,11 @@ class VerifierServicer(rpc.VerifierServiceServicer):
         requests: AsyncIterator[pb.VerifyBatchRequest],
         answered: asyncio.Queue[asyncio.Task[pb.VerifyBatchResponse] | None],
     ) -> None:
-        """Grade requests as they come; puts each grading there when it is done, and None after the last."""
+        """Grade requests as they come; puts each grading there when it is done, and None after the last.
+
+        Raises:
+            InvalidRequestError: a request cannot be read or graded.
+        """
         window = asyncio.Semaphore(MAX_BATCH_IN_FLIGHT)
         try:
             async with asyncio.TaskGroup() as gradings:
@@ -74,6 +80,8 @@ class VerifierServicer(rpc.VerifierServiceServicer):
                     task = gradings.create_task(self._verify_one(request))
                     task.add_done_callback(answered.put_nowait)
                     task.add_done_callback(lambda _: window.release())
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from failures
         finally:
             answered.put_nowait(None)
 

@@ -112,6 +112,19 @@ async def test_a_malformed_request_ends_its_batch_with_a_reason(channel: aio.Cha
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.parametrize("before", [0, 3])
+async def test_bytes_that_are_no_request_end_their_batch_with_a_reason(channel: aio.Channel, before: int) -> None:
+    call = channel.stream_stream(f"/{SERVICE_NAME}/VerifyBatch")()
+    for _ in range(before):
+        await call.write(pb.VerifyBatchRequest(problem=codec.encode_problem(SEVEN), response="7").SerializeToString())
+    await call.write(b"\x0a\xff\xff")
+    await call.done_writing()
+    with pytest.raises(aio.AioRpcError, match="3 bytes are not the message that this method takes") as refused:
+        async for _ in call:
+            pass
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_status_names_the_isolation(channel: aio.Channel) -> None:
     stub: rpc.VerifierServiceAsyncStub = rpc.VerifierServiceStub(channel)
     status = await stub.GetStatus(pb.GetStatusRequest())
