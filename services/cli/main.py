@@ -125,7 +125,7 @@ def sample(
     answer_marker: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="Fork no token once this is complete; may be repeated.")
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0, help="Softmax temperature; 0 is greedy.")] = 1.2,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="Softmax temperature; 0 is greedy.")] = 1.2,
     top_p: Annotated[float, typer.Option(min=0, max=1, help="Nucleus mass.")] = 0.95,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest response, in tokens.")] = 128,
     seed: Annotated[int | None, typer.Option(min=0, help="Makes the answer repeatable.")] = None,

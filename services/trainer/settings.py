@@ -55,7 +55,7 @@ class SamplingSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    temperature: float = Field(default=1.2, gt=0, le=10, description="softmax temperature")
+    temperature: float = Field(default=1.2, gt=0, le=2, description="softmax temperature")
     top_p: float = Field(default=0.95, gt=0, le=1, description="nucleus mass")
     max_tokens: int = Field(default=1024, ge=1, description="longest response, in tokens")
     stop: tuple[str, ...] = Field(default=(), description="strings that end a response and stay part of it")
