@@ -28,7 +28,9 @@ class SamplerSettings(ServiceSettings):
     precision: Literal["float32", "bfloat16"] = Field(default="float32", description="type of weights and activations")
     max_model_tokens: int = Field(default=2048, ge=32, description="bound on prompt plus response, in tokens")
     max_sequences: int = Field(default=128, ge=1, description="sequences that the engine decodes at once")
-    max_batch_tokens: int = Field(default=8192, ge=256, description="tokens that one engine step may process")
+    max_batch_tokens: int = Field(
+        default=8192, ge=256, description="tokens that one engine step may process; on a CPU at least max_model_tokens"
+    )
     cpu_threads: int = Field(default=0, ge=0, description="OpenMP threads of the engine on a CPU; 0 takes every core")
     kv_cache_gib: float = Field(default=1.0, gt=0, description="memory of the KV cache on a CPU, in GiB")
     gpu_memory_share: float = Field(default=0.85, gt=0, lt=1, description="share of a GPU's memory that vLLM may take")

@@ -49,6 +49,11 @@ class VllmEngine:
             ConfigurationError: vLLM refuses the model or the settings.
         """
         on_cpu = _runs_on_cpu(settings)
+        if on_cpu and settings.max_batch_tokens < settings.max_model_tokens:
+            raise ConfigurationError(
+                f"max_batch_tokens is {settings.max_batch_tokens}: expected at least max_model_tokens, "
+                f"{settings.max_model_tokens}, on a CPU, where one engine step takes a whole prompt"
+            )
         _set_environment(settings, on_cpu)
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -62,6 +67,9 @@ class VllmEngine:
             max_num_batched_tokens=settings.max_batch_tokens,
             block_size=CPU_BLOCK_TOKENS if on_cpu else CUDA_BLOCK_TOKENS,
             enable_prefix_caching=True,
+            # vLLM's CPU worker dies of a seeded request whose prompt is computed in two steps: it cannot take back the
+            # random number that it drew after the first
+            enable_chunked_prefill=not on_cpu,
             enforce_eager=on_cpu,
             gpu_memory_utilization=settings.gpu_memory_share,
             tensor_parallel_size=settings.tensor_parallel,

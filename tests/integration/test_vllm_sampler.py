@@ -184,3 +184,11 @@ async def test_a_cancelled_request_frees_the_engine(engine: VllmEngine, served: 
     await asyncio.wait(doomed)
     async with asyncio.timeout(5):
         await engine.complete(CompletionRequest((5, 6, 7), 1.0, 1.0, 4))
+
+
+async def test_seeded_prompts_beyond_one_engine_step_are_sampled(engine: VllmEngine, served: ServedWeights) -> None:
+    prompts = [tuple(3 + (i * j) % 50 for j in range(240)) for i in range(1, 49)]  # 11,520 tokens; a step takes 8,192
+    completions = await asyncio.gather(
+        *(engine.complete(CompletionRequest(prompt, 1.0, 1.0, 4, seed=0)) for prompt in prompts)
+    )
+    assert all(completion.token_ids for completion in completions)
