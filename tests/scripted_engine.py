@@ -72,7 +72,7 @@ class DigitCodec:
 
     end_token_ids = frozenset({END})
 
-    def encode(self, prompt: str) -> tuple[int, ...]:
+    def encode(self, prompt: str, max_response_tokens: int) -> tuple[int, ...]:
         """Digits of the prompt, or a fixed prompt where it has none."""
         return tuple(int(character) for character in prompt if character.isdigit()) or (7,)
 

@@ -28,6 +28,7 @@ FORK_INDEX = Histogram("treerl_fork_index_tokens", "Position of a fork in its re
 FORK_PREFILLED = Histogram(
     "treerl_fork_prefilled_tokens", "Tokens of a fork's prefix that the engine computed again", buckets=_TOKENS
 )
+SHORTENED_PROMPTS = Counter("treerl_shortened_prompts", "Prompts whose text was cut to leave room for the response")
 SAMPLER_POLICY_VERSION = Gauge("treerl_sampler_policy_version", "Policy version that the sampler serves")
 RELOADS = Counter("treerl_reloads", "Weight reloads, by result", ["result"])
 RELOAD_PAUSE_SECONDS = Histogram(

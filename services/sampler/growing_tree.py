@@ -31,13 +31,13 @@ class GrowingTree:
             on_branch: called with each branch as it ends.
 
         Raises:
-            InvalidRequestError: the prompt cannot be encoded.
+            InvalidRequestError: the prompt cannot be encoded, or made to fit.
         """
         self._engine = engine
         self._codec = codec
         self._request = request
         self._on_branch = on_branch
-        self._prompt = codec.encode(request.problem.prompt)
+        self._prompt = codec.encode(request.problem.prompt, request.sampling.max_tokens)
         self._branches: list[Branch] = []
         self._seeds: list[int | None] = []
         self._forks: Counter[tuple[int, int]] = Counter()

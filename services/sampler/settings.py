@@ -1,12 +1,17 @@
 """Settings of the sampler: table [sampler], environment TREERL_SAMPLER_*."""
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from services.common.settings import ServiceSettings
-from services.sampler.prompts import PromptFormat
+
+PromptFormat = Literal["plain", "chat"]
+"""`plain` encodes the prompt as it is; `chat` makes it the user's turn of a chat template."""
+
+PromptOverflow = Literal["refuse", "keep_start", "keep_end"]
+"""What becomes of a prompt that leaves no room for `max_tokens`: an error, or one end of its text is kept."""
 
 
 class SamplerSettings(ServiceSettings):
@@ -22,6 +27,17 @@ class SamplerSettings(ServiceSettings):
         default="plain", description="plain text, or the user's turn of a chat template"
     )
     system_prompt: str = Field(default="", description="system turn of the chat template; empty for none")
+    chat_template: Path | None = Field(
+        default=None, description="Jinja file that replaces the tokenizer's chat template; none: the tokenizer's own"
+    )
+    chat_template_arguments: dict[str, bool | int | float | str] = Field(
+        default={}, description="what the chat template is given beside the turns, such as enable_thinking"
+    )
+    prompt_overflow: PromptOverflow = Field(
+        default="refuse",
+        description="what becomes of a prompt that leaves no room for max_tokens: refuse it, or keep the start or the "
+        "end of its text; the chat template around it always stays whole",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where vLLM runs; auto takes a GPU if any"
     )
@@ -44,3 +60,11 @@ class SamplerSettings(ServiceSettings):
     canary_tolerance_nats: float = Field(
         default=1e-3, gt=0, description="largest |engine - trainer| logprob on a canary; about 0.05 for bfloat16"
     )
+
+    @model_validator(mode="after")
+    def _templates_need_chat(self) -> Self:
+        chat_only = ("system_prompt", "chat_template", "chat_template_arguments")
+        given = [name for name in chat_only if getattr(self, name)]
+        if self.prompt_format == "plain" and given:
+            raise ValueError(f"{given[0]} is given but prompt_format is plain; set prompt_format to chat")
+        return self

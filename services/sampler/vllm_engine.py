@@ -96,8 +96,8 @@ class VllmEngine:
         if needed > self._max_model_tokens:
             raise InvalidRequestError(
                 f"{len(request.token_ids)} tokens of prompt and prefix plus at most {request.max_tokens} new ones: "
-                f"the model holds {self._max_model_tokens}; shorten the prompt, lower max_tokens, or raise "
-                "max_model_tokens"
+                f"the model holds {self._max_model_tokens}; shorten the prompt, lower max_tokens, raise "
+                "max_model_tokens, or let prompt_overflow shorten prompts"
             )
         parameters = SamplingParams(
             temperature=request.temperature,
