@@ -23,6 +23,7 @@ from services.common.tree import (
     Branch,
     FinishReason,
     ForkSelection,
+    Logprobs,
     SamplingParameters,
     SearchParameters,
     Tree,
@@ -35,6 +36,9 @@ from treerl.common.v1 import problem_pb2, tree_pb2, verdict_pb2
 
 _DOMAINS = {Domain.MATH: problem_pb2.DOMAIN_MATH, Domain.CODE: problem_pb2.DOMAIN_CODE}
 _DOMAINS_BACK = {number: domain for domain, number in _DOMAINS.items()}
+
+MAX_STOP_TOKENS = 64
+"""The most stop token ids of a request: the engine masks each one while `min_tokens` forbids an end."""
 
 MessageT = TypeVar("MessageT", bound=Message)
 
@@ -169,6 +173,10 @@ def encode_sampling(sampling: SamplingParameters) -> tree_pb2.SamplingParameters
         max_tokens=sampling.max_tokens,
         seed=sampling.seed,
         stop=sampling.stop,
+        stop_token_ids=sampling.stop_token_ids,
+        min_tokens=sampling.min_tokens,
+        logprobs=tree_pb2.Logprobs.ValueType(sampling.logprobs.value),
+        adapter=sampling.adapter,
     )
 
 
@@ -184,12 +192,28 @@ def decode_sampling(message: tree_pb2.SamplingParameters) -> SamplingParameters:
         raise InvalidRequestError(f"top_p is {message.top_p}: expected more than 0 and at most 1")
     if message.max_tokens < 1:
         raise InvalidRequestError("max_tokens is 0: expected at least 1")
+    if message.min_tokens > message.max_tokens:
+        raise InvalidRequestError(
+            f"min_tokens is {message.min_tokens}: expected at most max_tokens, which is {message.max_tokens}"
+        )
+    if len(message.stop_token_ids) > MAX_STOP_TOKENS:
+        raise InvalidRequestError(
+            f"there are {len(message.stop_token_ids)} stop_token_ids: expected at most {MAX_STOP_TOKENS}"
+        )
+    try:
+        logprobs = Logprobs(message.logprobs or Logprobs.RAW.value)
+    except ValueError as error:
+        raise InvalidRequestError(f"logprobs is {message.logprobs}: expected RAW or RAW_AND_SAMPLING") from error
     return SamplingParameters(
         temperature=message.temperature,
         top_p=message.top_p,
         max_tokens=message.max_tokens,
         seed=message.seed if message.HasField("seed") else None,
         stop=tuple(message.stop),
+        stop_token_ids=tuple(message.stop_token_ids),
+        min_tokens=message.min_tokens,
+        logprobs=logprobs,
+        adapter=message.adapter,
     )
 
 
@@ -221,7 +245,7 @@ def decode_request(message: tree_pb2.TreeRequest) -> TreeRequest:
 
 def encode_branch(branch: Branch) -> tree_pb2.Branch:
     """`Branch` as a message."""
-    return tree_pb2.Branch(
+    message = tree_pb2.Branch(
         id=branch.id,
         parent_id=branch.parent_id,
         fork_index=branch.fork_index,
@@ -235,7 +259,14 @@ def encode_branch(branch: Branch) -> tree_pb2.Branch:
         response_text=branch.response_text,
         prefilled_tokens=branch.prefilled_tokens,
         verdict=None if branch.verdict is None else encode_verdict(branch.verdict),
+        sampling_logprobs=branch.sampling_logprobs,
     )
+    match branch.stop_reason:
+        case str(string):
+            message.stop_string = string
+        case int(token_id):
+            message.stop_token_id = token_id
+    return message
 
 
 def decode_branch(message: tree_pb2.Branch) -> Branch:
@@ -260,7 +291,18 @@ def decode_branch(message: tree_pb2.Branch) -> Branch:
         response_text=message.response_text,
         prefilled_tokens=message.prefilled_tokens,
         verdict=decode_verdict(message.verdict) if message.HasField("verdict") else None,
+        sampling_logprobs=tuple(message.sampling_logprobs),
+        stop_reason=_decode_stop_reason(message),
     )
+
+
+def _decode_stop_reason(message: tree_pb2.Branch) -> str | int | None:
+    match message.WhichOneof("stop_reason"):
+        case "stop_string":
+            return message.stop_string
+        case "stop_token_id":
+            return message.stop_token_id
+    return None
 
 
 def encode_tree(tree: Tree) -> tree_pb2.Tree:
