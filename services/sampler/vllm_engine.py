@@ -4,18 +4,15 @@ Not covered: LoRA adapters, multimodal prompts, and weight transfer over NCCL.
 """
 
 import asyncio
-import math
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from services.common.errors import ConfigurationError, InvalidRequestError, UnavailableError
-from services.common.tree import FinishReason, VersionSpan
 from services.sampler.engine import Completion, CompletionRequest, InFlight
 from services.sampler.settings import SamplerSettings
-
-ENTROPY_TOP_K = 20
-"""Most likely tokens that Shannon entropy is summed over; what lies beyond adds nothing."""
+from services.sampler.vllm_completion import MAX_TOP_TOKENS, GrowingCompletion, sampling_params
 
 CPU_BLOCK_TOKENS = 32
 """Smallest prefix-cache block of vLLM's CPU backend: a fork computes less than one block again."""
@@ -32,6 +29,7 @@ class VllmEngine:
         self._llm = llm
         self._max_model_tokens = max_model_tokens
         self._policy_version = 0
+        self._two_logprobs = False
         self._requests = 0
         self._open = asyncio.Event()
         self._open.set()
@@ -75,7 +73,7 @@ class VllmEngine:
             tensor_parallel_size=settings.tensor_parallel,
             worker_extension_cls="services.sampler.vllm_worker.WeightReload",
             logprobs_mode="raw_logprobs",
-            max_logprobs=ENTROPY_TOP_K,
+            max_logprobs=MAX_TOP_TOKENS,
             disable_log_stats=True,
         )
         try:
@@ -84,14 +82,16 @@ class VllmEngine:
         except (ValueError, RuntimeError, OSError) as error:
             raise ConfigurationError(f"vLLM cannot run {folder}: {error}") from error
         engine = cls(llm, settings.max_model_tokens)
-        await engine._set_version(policy_version)
+        try:
+            await engine._set_version(policy_version)
+            engine._two_logprobs = all(await llm.collective_rpc("return_two_logprobs"))
+        except BaseException:
+            engine.close()
+            raise
         return engine
 
     async def complete(self, request: CompletionRequest) -> Completion:
         """See `Engine.complete`."""
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
         needed = len(request.token_ids) + request.max_tokens
         if needed > self._max_model_tokens:
             raise InvalidRequestError(
@@ -99,31 +99,16 @@ class VllmEngine:
                 f"the model holds {self._max_model_tokens}; shorten the prompt, lower max_tokens, raise "
                 "max_model_tokens, or let prompt_overflow shorten prompts"
             )
-        parameters = SamplingParams(
-            temperature=request.temperature,
-            top_p=request.top_p,
-            max_tokens=request.max_tokens,
-            seed=request.seed,
-            stop=list(request.stop),
-            include_stop_str_in_output=True,
-            detokenize=bool(request.stop),
-            logprobs=ENTROPY_TOP_K if request.with_entropies else 0,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
+        parameters = sampling_params(request, self._two_logprobs)
         while True:
             await self._open.wait()  # a request must not be given the old salt and then meet the new weights
-            output = await self._run(request.token_ids, parameters)
-            sampled = output.outputs[0]
-            if sampled.finish_reason != "abort":  # by a reload: sample again under the new weights
-                break
-        return Completion(
-            token_ids=tuple(sampled.token_ids),
-            logprobs=tuple(p[t].logprob for t, p in zip(sampled.token_ids, sampled.logprobs, strict=True)),
-            entropies=tuple(_entropy(p) for p in sampled.logprobs) if request.with_entropies else (),
-            versions=tuple(VersionSpan(int(s.version), s.end - s.start) for s in sampled.weight_versions),
-            finish_reason=FinishReason.LENGTH if sampled.finish_reason == "length" else FinishReason.STOP,
-            prefilled_tokens=len(request.token_ids) - (output.num_cached_tokens or 0),
-        )
+            completion = GrowingCompletion(request)
+            request_id = self._next_request_id()
+            async for output in self._run(request_id, request.token_ids, parameters):
+                if completion.add(output):
+                    await self._llm.abort(request_id)
+            if not completion.lost:
+                return completion.completion()
 
     async def score(self, token_ids: tuple[int, ...]) -> tuple[float, ...]:
         """See `Engine.score`."""
@@ -137,8 +122,9 @@ class VllmEngine:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        output = await self._run(token_ids, parameters)
-        return tuple(p[t].logprob for t, p in zip(token_ids[1:], output.prompt_logprobs[1:], strict=True))
+        async for output in self._run(self._next_request_id(), token_ids, parameters):
+            prompt_logprobs = output.prompt_logprobs
+        return tuple(p[t].logprob for t, p in zip(token_ids[1:], prompt_logprobs[1:], strict=True))
 
     async def pause(self, in_flight: InFlight) -> None:
         """See `Engine.pause`."""
@@ -173,22 +159,22 @@ class VllmEngine:
         await self._llm.update_weight_version(str(policy_version))
         self._policy_version = policy_version
 
-    async def _run(self, token_ids: tuple[int, ...], parameters: Any) -> Any:
+    def _next_request_id(self) -> str:
+        self._requests += 1
+        return str(self._requests)
+
+    async def _run(self, request_id: str, token_ids: tuple[int, ...], parameters: Any) -> AsyncIterator[Any]:
+        from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        self._requests += 1
         prompt = {"prompt_token_ids": list(token_ids), "cache_salt": str(self._policy_version)}
         try:
-            outputs = [output async for output in self._llm.generate(prompt, parameters, str(self._requests))]
+            async for output in self._llm.generate(prompt, parameters, request_id):
+                yield output
         except EngineDeadError as error:
             raise UnavailableError("vLLM's engine process died; see its messages above") from error
-        return outputs[-1]
-
-
-def _entropy(top: dict[int, Any]) -> float:
-    """Shannon entropy of the listed tokens, in nats."""
-    logprobs: list[float] = [token.logprob for token in top.values()]
-    return -sum(math.exp(logprob) * logprob for logprob in logprobs)
+        except VLLMClientError as error:
+            raise InvalidRequestError(str(error)) from error
 
 
 def _runs_on_cpu(settings: SamplerSettings) -> bool:
