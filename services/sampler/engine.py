@@ -23,6 +23,7 @@ class CompletionRequest:
         stop_token_ids: tokens that end it and stay part of it, beside the end tokens of the model.
         min_tokens: new tokens before which nothing but `max_tokens` ends it.
         logprobs: which log-probabilities are wanted.
+        adapter: LoRA adapter to draw from; empty for the policy itself.
         with_entropies: whether each token's Shannon entropy is wanted.
     """
 
@@ -35,6 +36,7 @@ class CompletionRequest:
     stop_token_ids: tuple[int, ...] = ()
     min_tokens: int = 0
     logprobs: Logprobs = Logprobs.RAW
+    adapter: str = ""
     with_entropies: bool = False
 
 
@@ -79,7 +81,8 @@ class Engine(Protocol):
         """Sample one continuation; cancelling the task frees the engine at once.
 
         Raises:
-            InvalidRequestError: the request exceeds what the model can hold, or asks for what the engine cannot do.
+            InvalidRequestError: the request exceeds what the model can hold, names an unknown adapter, or asks for
+                what the engine cannot do.
         """
 
     async def score(self, token_ids: tuple[int, ...]) -> tuple[float, ...]:

@@ -109,6 +109,7 @@ class GrowingTree:
                 stop_token_ids=sampling.stop_token_ids,
                 min_tokens=min_tokens,
                 logprobs=sampling.logprobs,
+                adapter=sampling.adapter,
                 with_entropies=self._request.search.selection is ForkSelection.ENTROPY,
             )
         )

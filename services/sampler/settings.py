@@ -38,6 +38,9 @@ class SamplerSettings(ServiceSettings):
         description="what becomes of a prompt that leaves no room for max_tokens: refuse it, or keep the start or the "
         "end of its text; the chat template around it always stays whole",
     )
+    adapters: dict[str, Path] = Field(
+        default={}, description="LoRA adapters in peft's format that requests may name: name = folder"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where vLLM runs; auto takes a GPU if any"
     )

@@ -1,6 +1,6 @@
 """vLLM's asynchronous engine behind the `Engine` protocol; the only file that imports vLLM's front end.
 
-Not covered: LoRA adapters, multimodal prompts, and weight transfer over NCCL.
+Not covered: multimodal prompts, and weight transfer over NCCL.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from services.common.errors import ConfigurationError, InvalidRequestError, UnavailableError
+from services.sampler.adapters import Adapter, engine_rank, read_adapters
 from services.sampler.engine import Completion, CompletionRequest, InFlight
 from services.sampler.settings import SamplerSettings
 from services.sampler.vllm_completion import MAX_TOP_TOKENS, GrowingCompletion, sampling_params
@@ -30,6 +31,7 @@ class VllmEngine:
         self._max_model_tokens = max_model_tokens
         self._policy_version = 0
         self._two_logprobs = False
+        self._adapters: dict[str, Any] = {}
         self._requests = 0
         self._open = asyncio.Event()
         self._open.set()
@@ -44,8 +46,9 @@ class VllmEngine:
             policy_version: version of those weights.
 
         Raises:
-            ConfigurationError: vLLM refuses the model or the settings.
+            ConfigurationError: vLLM refuses the model, an adapter or the settings.
         """
+        adapters = read_adapters(settings.adapters)
         on_cpu = _runs_on_cpu(settings)
         if on_cpu and settings.max_batch_tokens < settings.max_model_tokens:
             raise ConfigurationError(
@@ -71,6 +74,10 @@ class VllmEngine:
             enforce_eager=on_cpu,
             gpu_memory_utilization=settings.gpu_memory_share,
             tensor_parallel_size=settings.tensor_parallel,
+            enable_lora=bool(adapters),
+            # one place stays empty: vLLM's CPU kernels add what is in the last one to tokens that have no adapter
+            max_loras=len(adapters) + 1,
+            max_lora_rank=engine_rank(adapters),
             worker_extension_cls="services.sampler.vllm_worker.WeightReload",
             logprobs_mode="raw_logprobs",
             max_logprobs=MAX_TOP_TOKENS,
@@ -85,6 +92,7 @@ class VllmEngine:
         try:
             await engine._set_version(policy_version)
             engine._two_logprobs = all(await llm.collective_rpc("return_two_logprobs"))
+            await engine._load_adapters(adapters)
         except BaseException:
             engine.close()
             raise
@@ -99,12 +107,13 @@ class VllmEngine:
                 f"the model holds {self._max_model_tokens}; shorten the prompt, lower max_tokens, raise "
                 "max_model_tokens, or let prompt_overflow shorten prompts"
             )
+        adapter = self._adapter(request.adapter)
         parameters = sampling_params(request, self._two_logprobs)
         while True:
             await self._open.wait()  # a request must not be given the old salt and then meet the new weights
             completion = GrowingCompletion(request)
             request_id = self._next_request_id()
-            async for output in self._run(request_id, request.token_ids, parameters):
+            async for output in self._run(request_id, request.token_ids, parameters, adapter):
                 if completion.add(output):
                     await self._llm.abort(request_id)
             if not completion.lost:
@@ -159,17 +168,40 @@ class VllmEngine:
         await self._llm.update_weight_version(str(policy_version))
         self._policy_version = policy_version
 
+    async def _load_adapters(self, adapters: list[Adapter]) -> None:
+        from vllm.lora.request import LoRARequest
+
+        for adapter in adapters:
+            lora = LoRARequest(adapter.name, len(self._adapters) + 1, str(adapter.folder))
+            try:
+                # now: at its first request it would fail in the middle of an engine step
+                await self._llm.add_lora(lora)
+            except Exception as error:  # vLLM has no narrower class for what fails in its engine process
+                raise ConfigurationError(f"vLLM cannot load adapter {adapter.name!r}: {error}") from error
+            self._adapters[adapter.name] = lora
+
+    def _adapter(self, name: str) -> Any:
+        """vLLM's request for an adapter; None for the policy itself."""
+        if not name:
+            return None
+        if name not in self._adapters:
+            known = ", ".join(self._adapters) or "none"
+            raise InvalidRequestError(f"no adapter {name!r}: known are {known}; name them in [sampler.adapters]")
+        return self._adapters[name]
+
     def _next_request_id(self) -> str:
         self._requests += 1
         return str(self._requests)
 
-    async def _run(self, request_id: str, token_ids: tuple[int, ...], parameters: Any) -> AsyncIterator[Any]:
+    async def _run(
+        self, request_id: str, token_ids: tuple[int, ...], parameters: Any, adapter: Any = None
+    ) -> AsyncIterator[Any]:
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
         prompt = {"prompt_token_ids": list(token_ids), "cache_salt": str(self._policy_version)}
         try:
-            async for output in self._llm.generate(prompt, parameters, request_id):
+            async for output in self._llm.generate(prompt, parameters, request_id, lora_request=adapter):
                 yield output
         except EngineDeadError as error:
             raise UnavailableError("vLLM's engine process died; see its messages above") from error

@@ -337,6 +337,7 @@ async def test_seeded_prompts_beyond_one_engine_step_are_sampled(engine: VllmEng
     [
         (CompletionRequest((5,), 1.0, 1.0, 4, stop_token_ids=(64,)), "stop_token_ids"),
         (CompletionRequest((5,), 3.0, 1.0, 4), "temperature must be in"),
+        (CompletionRequest((5,), 1.0, 1.0, 4, adapter="x"), "no adapter 'x': known are none"),
     ],
 )
 async def test_what_the_engine_cannot_do_is_refused_with_the_reason(

@@ -63,8 +63,8 @@ async def test_a_stop_token_says_that_it_ended_the_branch_and_an_end_token_does_
 
 async def test_what_a_request_asks_for_reaches_the_engine_and_the_tree() -> None:
     engine = ScriptedEngine()
-    wanted = asked(logprobs=Logprobs.RAW_AND_SAMPLING)
+    wanted = asked(logprobs=Logprobs.RAW_AND_SAMPLING, adapter="terse")
     tree = await search(engine, DigitCodec(), wanted)
-    assert {sent.logprobs for sent in engine.requests} == {Logprobs.RAW_AND_SAMPLING}
+    assert {(sent.logprobs, sent.adapter) for sent in engine.requests} == {(Logprobs.RAW_AND_SAMPLING, "terse")}
     assert all(len(branch.sampling_logprobs) == len(branch.token_ids) for branch in tree.branches)
     assert tree.sampling == wanted.sampling

@@ -113,11 +113,12 @@ def test_template_arguments_keep_their_types_in_a_file(chat_model: Path, tmp_pat
     config = tmp_path / "run.toml"
     config.write_text(
         f'[sampler]\nmodel = "{chat_model}"\nprompt_format = "chat"\n'
-        '[sampler.chat_template_arguments]\nenable_thinking = false\nbudget = 3\n'
+        '[sampler.chat_template_arguments]\nenable_thinking = false\nbudget = 3\n[sampler.adapters]\nterse = "a"\n'
     )
     read = load_settings(SamplerSettings, config)
     assert read.chat_template_arguments["enable_thinking"] is False
     assert read.chat_template_arguments["budget"] == 3
+    assert read.adapters == {"terse": Path("a")}
 
 
 def test_what_is_wrong_with_a_template_is_said_at_the_start(model: Path, chat_model: Path, tmp_path: Path) -> None:
