@@ -100,8 +100,9 @@ Sample = Callable[[Problem, SearchParameters, object], Awaitable[Leaves]]
 
 @asynccontextmanager
 async def _sampler(policy: Path) -> AsyncIterator[Sample]:
-    engine = await VllmEngine.start(SamplerSettings(model=policy, max_model_tokens=256), policy, policy_version=0)
-    prompts = TokenizerCodec(policy, "plain")
+    settings = SamplerSettings(model=policy, max_model_tokens=256)
+    engine = await VllmEngine.start(settings, policy, policy_version=0)
+    prompts = TokenizerCodec(settings)
     grader = Grader(VerifierSettings())
     places = asyncio.Semaphore(TREES_IN_FLIGHT)
 

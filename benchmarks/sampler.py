@@ -102,7 +102,7 @@ async def _sampler(scratch: Path) -> AsyncIterator[tuple[VllmEngine, PromptCodec
     engine = await VllmEngine.start(settings, settings.model, policy_version=0)
     try:
         weights = ServedWeights(engine, settings.model, 0, "", settings.canary_tolerance_nats)
-        yield engine, TokenizerCodec(settings.model, "plain"), weights, settings
+        yield engine, TokenizerCodec(settings), weights, settings
     finally:
         engine.close()
 
@@ -149,7 +149,12 @@ def _requests() -> Iterator[TreeRequest]:
 async def _limit(engine: Engine, prompts: PromptCodec, requests: Iterator[TreeRequest]) -> float:
     """Tokens a second of as many independent chains as the trees have leaves, all in flight."""
     asked = [
-        CompletionRequest(prompts.encode(r.problem.prompt), SAMPLING.temperature, SAMPLING.top_p, SAMPLING.max_tokens)
+        CompletionRequest(
+            prompts.encode(r.problem.prompt, SAMPLING.max_tokens),
+            SAMPLING.temperature,
+            SAMPLING.top_p,
+            SAMPLING.max_tokens,
+        )
         for r in requests
         for _ in range(SEARCH.max_leaves)
     ]

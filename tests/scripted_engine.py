@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from services.common.token_class import TokenClass
-from services.common.tree import FinishReason, VersionSpan
+from services.common.tree import FinishReason, Logprobs, VersionSpan
 from services.sampler.engine import Completion, CompletionRequest, InFlight
 
 END = 0
@@ -28,7 +28,7 @@ class ScriptedEngine:
         self._latency_s = latency_s
 
     async def complete(self, request: CompletionRequest) -> Completion:
-        """Draw tokens until the end token or the budget."""
+        """Draw tokens until the end token, a stop token, a stop string or the budget."""
         self.requests.append(request)
         self.running += 1
         self.most_running = max(self.most_running, self.running)
@@ -40,16 +40,26 @@ class ScriptedEngine:
         finally:
             self.running -= 1
         draw = random.Random(request.seed)
+        stop = request.stop.search() if request.stop else None
         tokens: list[int] = []
-        while len(tokens) < request.max_tokens and (not tokens or tokens[-1] != END):
-            tokens.append(draw.randrange(10))
+        reason, stop_reason = FinishReason.LENGTH, None
+        while len(tokens) < request.max_tokens and reason is FinishReason.LENGTH:
+            may_end = len(tokens) >= request.min_tokens
+            ends = () if may_end else {END, *request.stop_token_ids}
+            tokens.append(draw.choice([token for token in range(10) if token not in ends]))
+            match = stop.feed(tokens[-1:]) if stop else None
+            if match or tokens[-1] == END or tokens[-1] in request.stop_token_ids:
+                reason = FinishReason.STOP
+                stop_reason = match.string if match else tokens[-1] if tokens[-1] != END else None
         return Completion(
             token_ids=tuple(tokens),
             logprobs=tuple(-0.1 * (token + 1) for token in tokens),
             entropies=tuple(math.log(token + 1) for token in tokens) if request.with_entropies else (),
             versions=(VersionSpan(self.policy_version, len(tokens)),),
-            finish_reason=FinishReason.STOP if tokens[-1] == END else FinishReason.LENGTH,
+            finish_reason=reason,
             prefilled_tokens=1,
+            sampling_logprobs=(-math.log(10),) * len(tokens) if request.logprobs is Logprobs.RAW_AND_SAMPLING else (),
+            stop_reason=stop_reason,
         )
 
     async def score(self, token_ids: tuple[int, ...]) -> tuple[float, ...]:
@@ -73,7 +83,7 @@ class DigitCodec:
 
     special_token_ids = frozenset({END})
 
-    def encode(self, prompt: str) -> tuple[int, ...]:
+    def encode(self, prompt: str, max_response_tokens: int) -> tuple[int, ...]:
         """Digits of the prompt, or a fixed prompt where it has none."""
         return tuple(int(character) for character in prompt if character.isdecimal()) or (7,)
 

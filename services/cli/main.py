@@ -128,6 +128,10 @@ def sample(
     temperature: Annotated[float, typer.Option(min=0, max=2, help="Softmax temperature; 0 is greedy.")] = 1.2,
     top_p: Annotated[float, typer.Option(min=0, max=1, help="Nucleus mass.")] = 0.95,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest response, in tokens.")] = 128,
+    min_tokens: Annotated[int, typer.Option(min=0, help="Shortest response, in tokens.")] = 0,
+    stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Ends a response; may be repeated.")] = None,
+    stop_token_id: Annotated[list[int] | None, typer.Option(min=0, help="The same as a token id.")] = None,
+    adapter: Annotated[str, typer.Option(metavar="NAME", help="LoRA adapter of the sampler.  [default: none]")] = "",
     seed: Annotated[int | None, typer.Option(min=0, help="Makes the answer repeatable.")] = None,
 ) -> None:
     """Sample from a running sampler: a response, or a tree with its forks."""
@@ -147,7 +151,16 @@ def sample(
             selection=ForkSelection[selection.upper()],
             answer_markers=tuple(answer_marker or ()),
         ),
-        sampling=SamplingParameters(temperature, top_p, max_tokens, seed),
+        sampling=SamplingParameters(
+            temperature=temperature,
+            top_p=top_p,
+            max_tokens=max_tokens,
+            seed=seed,
+            stop=tuple(text.replace("\\n", "\n") for text in stop or ()),
+            stop_token_ids=tuple(stop_token_id or ()),
+            min_tokens=min_tokens,
+            adapter=adapter,
+        ),
     )
     run_to_end((sample_tree if tree else sample_responses)(options, Console()))
 

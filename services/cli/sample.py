@@ -18,6 +18,7 @@ from services.common.errors import NotFoundError, UnavailableError
 from services.common.overload import patiently
 from services.common.problem import Domain, Problem
 from services.common.tree import (
+    Branch,
     FinishReason,
     SamplingParameters,
     SearchParameters,
@@ -126,9 +127,20 @@ def _segment_line(tree: Tree, segment: Segment, text: str, tokenizer: "Tokenizer
         line.append("◇ ", style="yellow")
     line.append(text.replace("\n", "↵"))
     if segment.end == branch.end:
-        reason = "end" if branch.finish_reason is FinishReason.STOP else "cut at the token budget"
-        line.append(f"  ▪ {reason}", style="green" if branch.finish_reason is FinishReason.STOP else "red")
+        line.append(f"  ▪ {_end(branch)}", style="green" if branch.finish_reason is FinishReason.STOP else "red")
     return line
+
+
+def _end(branch: Branch) -> str:
+    """Why a branch ended, in a few words."""
+    if branch.finish_reason is FinishReason.LENGTH:
+        return "cut at the token budget"
+    match branch.stop_reason:
+        case str(string):
+            return f"stop string {string!r}"
+        case int(token_id):
+            return f"stop token {token_id}"
+    return "end"
 
 
 def _problem(prompt: str) -> Problem:

@@ -25,6 +25,7 @@ from services.common.tree import (
     Branch,
     FinishReason,
     ForkSelection,
+    Logprobs,
     SamplingParameters,
     SearchParameters,
     SpecialTokens,
@@ -48,6 +49,8 @@ MAX_STOP_CHARACTERS = 256
 
 MAX_JSON_DEPTH = 100
 """Deepest nesting of a test's JSON; what is parsed here is written again by the next service, on another stack."""
+MAX_STOP_TOKENS = 64
+"""The most stop token ids of a request: the engine masks each one while `min_tokens` forbids an end."""
 
 MessageT = TypeVar("MessageT", bound=Message)
 
@@ -222,6 +225,10 @@ def encode_sampling(sampling: SamplingParameters) -> tree_pb2.SamplingParameters
         max_tokens=sampling.max_tokens,
         seed=sampling.seed,
         stop=sampling.stop,
+        stop_token_ids=sampling.stop_token_ids,
+        min_tokens=sampling.min_tokens,
+        logprobs=tree_pb2.Logprobs.ValueType(sampling.logprobs.value),
+        adapter=sampling.adapter,
     )
 
 
@@ -242,12 +249,28 @@ def decode_sampling(message: tree_pb2.SamplingParameters) -> SamplingParameters:
     for stop in message.stop:
         if not 1 <= len(stop) <= MAX_STOP_CHARACTERS:
             raise InvalidRequestError(f"a stop string has {len(stop)} characters: expected 1 to {MAX_STOP_CHARACTERS}")
+    if message.min_tokens > message.max_tokens:
+        raise InvalidRequestError(
+            f"min_tokens is {message.min_tokens}: expected at most max_tokens, which is {message.max_tokens}"
+        )
+    if len(message.stop_token_ids) > MAX_STOP_TOKENS:
+        raise InvalidRequestError(
+            f"there are {len(message.stop_token_ids)} stop_token_ids: expected at most {MAX_STOP_TOKENS}"
+        )
+    try:
+        logprobs = Logprobs(message.logprobs or Logprobs.RAW.value)
+    except ValueError as error:
+        raise InvalidRequestError(f"logprobs is {message.logprobs}: expected RAW or RAW_AND_SAMPLING") from error
     return SamplingParameters(
         temperature=message.temperature,
         top_p=message.top_p,
         max_tokens=message.max_tokens,
         seed=message.seed if message.HasField("seed") else None,
         stop=tuple(message.stop),
+        stop_token_ids=tuple(message.stop_token_ids),
+        min_tokens=message.min_tokens,
+        logprobs=logprobs,
+        adapter=message.adapter,
     )
 
 
@@ -279,7 +302,7 @@ def decode_request(message: tree_pb2.TreeRequest) -> TreeRequest:
 
 def encode_branch(branch: Branch) -> tree_pb2.Branch:
     """`Branch` as a message."""
-    return tree_pb2.Branch(
+    message = tree_pb2.Branch(
         id=branch.id,
         parent_id=branch.parent_id,
         fork_index=branch.fork_index,
@@ -293,7 +316,14 @@ def encode_branch(branch: Branch) -> tree_pb2.Branch:
         response_text=branch.response_text,
         prefilled_tokens=branch.prefilled_tokens,
         verdict=None if branch.verdict is None else encode_verdict(branch.verdict),
+        sampling_logprobs=branch.sampling_logprobs,
     )
+    match branch.stop_reason:
+        case str(string):
+            message.stop_string = string
+        case int(token_id):
+            message.stop_token_id = token_id
+    return message
 
 
 def decode_branch(message: tree_pb2.Branch) -> Branch:
@@ -318,7 +348,18 @@ def decode_branch(message: tree_pb2.Branch) -> Branch:
         response_text=message.response_text,
         prefilled_tokens=message.prefilled_tokens,
         verdict=decode_verdict(message.verdict) if message.HasField("verdict") else None,
+        sampling_logprobs=tuple(message.sampling_logprobs),
+        stop_reason=_decode_stop_reason(message),
     )
+
+
+def _decode_stop_reason(message: tree_pb2.Branch) -> str | int | None:
+    match message.WhichOneof("stop_reason"):
+        case "stop_string":
+            return message.stop_string
+        case "stop_token_id":
+            return message.stop_token_id
+    return None
 
 
 def encode_tree(tree: Tree) -> tree_pb2.Tree:

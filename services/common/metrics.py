@@ -39,6 +39,7 @@ FORK_TOKENS = Counter(
 FORK_SURPRISAL = Histogram(
     "treerl_fork_surprisal_nats", "Surprisal of the tokens that searches forked at", buckets=_NATS
 )
+SHORTENED_PROMPTS = Counter("treerl_shortened_prompts", "Prompts whose text was cut to leave room for the response")
 SAMPLER_POLICY_VERSION = Gauge("treerl_sampler_policy_version", "Policy version that the sampler serves")
 RELOADS = Counter("treerl_reloads", "Weight reloads, by result", ["result"])
 RELOAD_PAUSE_SECONDS = Histogram(

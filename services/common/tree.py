@@ -43,6 +43,13 @@ class FinishReason(Enum):
     LENGTH = 2
 
 
+class Logprobs(Enum):
+    """Which log-probabilities of the sampled tokens come back; the values are the protobuf numbers."""
+
+    RAW = 1
+    RAW_AND_SAMPLING = 2
+
+
 @dataclass(frozen=True, slots=True)
 class SearchParameters:
     """EPTree's (M, N, L, T) (TreeRL, section 3.1), and where not to fork.
@@ -81,7 +88,11 @@ class SamplingParameters:
         top_p: nucleus mass in (0, 1].
         max_tokens: bound on the whole response, forked prefix included.
         seed: makes a tree repeatable at the same weights; None draws one.
-        stop: strings that end a response and stay part of it.
+        stop: strings that end a response and stay part of it; one may begin in a forked prefix, but must end after it.
+        stop_token_ids: tokens that end a response and stay part of it, beside the end tokens of the model.
+        min_tokens: tokens of the whole response, forked prefix included, before which nothing but `max_tokens` ends it.
+        logprobs: which log-probabilities come back.
+        adapter: LoRA adapter of the sampler to draw from; empty for the policy itself.
     """
 
     temperature: float
@@ -89,6 +100,10 @@ class SamplingParameters:
     max_tokens: int
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    min_tokens: int = 0
+    logprobs: Logprobs = Logprobs.RAW
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +130,10 @@ class Branch:
         response_text: the whole response decoded, forked prefix included, end token excluded.
         prefilled_tokens: tokens of prompt and prefix that the engine computed again.
         verdict: judgement of the whole response; None until graded.
+        sampling_logprobs: log-probability of each token under the distribution that it was drawn from, after
+            `min_tokens`, temperature and top-p, in nats; 0 where the draw was greedy; empty unless asked for.
+        stop_reason: the stop string or stop token id that ended it; None where an end token of the model or the token
+            budget did.
     """
 
     id: int
@@ -128,6 +147,8 @@ class Branch:
     response_text: str
     prefilled_tokens: int = 0
     verdict: Verdict | None = None
+    sampling_logprobs: tuple[float, ...] = ()
+    stop_reason: str | int | None = None
 
     @property
     def end(self) -> int:
@@ -198,6 +219,11 @@ def check_tree(branches: Sequence[Branch]) -> None:
             raise InvalidRequestError(
                 f"branch {branch.id} has {len(branch.token_ids)} tokens and {len(branch.logprobs)} logprobs: "
                 "needs at least one token and one logprob for each"
+            )
+        if len(branch.sampling_logprobs) not in (0, len(branch.token_ids)):
+            raise InvalidRequestError(
+                f"branch {branch.id} has {len(branch.token_ids)} tokens and {len(branch.sampling_logprobs)} sampling "
+                "logprobs: needs one for each, or none"
             )
         if sum(span.num_tokens for span in branch.versions) != len(branch.token_ids):
             raise InvalidRequestError(f"branch {branch.id}: its version spans do not cover its tokens exactly")

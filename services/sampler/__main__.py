@@ -37,7 +37,7 @@ async def serve(settings: SamplerSettings) -> None:
     rpc.add_SamplerServiceServicer_to_server(servicer, server.server)
     async with server:
         redis = await connect(settings.redis_url)
-        prompts = TokenizerCodec(settings.model, settings.prompt_format, settings.system_prompt)
+        prompts = TokenizerCodec(settings)
         engine, weights = await load(settings)
         try:
             servicer.attach(engine, prompts, weights)

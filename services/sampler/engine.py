@@ -5,7 +5,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
-from services.common.tree import FinishReason, VersionSpan
+from services.common.tree import FinishReason, Logprobs, VersionSpan
+from services.sampler.stop_strings import StopStrings
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,11 @@ class CompletionRequest:
         top_p: nucleus mass in (0, 1].
         max_tokens: bound on the new tokens.
         seed: seed of this continuation's draws; None draws one.
-        stop: strings that end it and stay part of it.
+        stop: strings that end it and stay part of it; None if there are none.
+        stop_token_ids: tokens that end it and stay part of it, beside the end tokens of the model.
+        min_tokens: new tokens before which nothing but `max_tokens` ends it.
+        logprobs: which log-probabilities are wanted.
+        adapter: LoRA adapter to draw from; empty for the policy itself.
         with_entropies: whether each token's Shannon entropy is wanted.
     """
 
@@ -27,7 +32,11 @@ class CompletionRequest:
     top_p: float
     max_tokens: int
     seed: int | None = None
-    stop: tuple[str, ...] = ()
+    stop: StopStrings | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    min_tokens: int = 0
+    logprobs: Logprobs = Logprobs.RAW
+    adapter: str = ""
     with_entropies: bool = False
 
 
@@ -42,6 +51,9 @@ class Completion:
         versions: which weights sampled which tokens.
         finish_reason: why it ended.
         prefilled_tokens: tokens of the request that the prefix cache did not hold.
+        sampling_logprobs: log-probability of each token under the distribution that it was drawn from, in nats; empty
+            unless asked for.
+        stop_reason: the stop string or stop token id that ended it; None where neither did.
     """
 
     token_ids: tuple[int, ...]
@@ -50,6 +62,8 @@ class Completion:
     versions: tuple[VersionSpan, ...]
     finish_reason: FinishReason
     prefilled_tokens: int
+    sampling_logprobs: tuple[float, ...] = ()
+    stop_reason: str | int | None = None
 
 
 class InFlight(Enum):
@@ -67,7 +81,8 @@ class Engine(Protocol):
         """Sample one continuation; cancelling the task frees the engine at once.
 
         Raises:
-            InvalidRequestError: the request exceeds what the model can hold.
+            InvalidRequestError: the request exceeds what the model can hold, names an unknown adapter, or asks for
+                what the engine cannot do.
         """
 
     async def score(self, token_ids: tuple[int, ...]) -> tuple[float, ...]:

@@ -19,6 +19,7 @@ from services.common.tree import (
 from services.sampler.engine import CompletionRequest, Engine
 from services.sampler.prompts import PromptCodec
 from services.sampler.siblings import together
+from services.sampler.stop_strings import StopStrings
 
 
 class GrowingTree:
@@ -43,13 +44,13 @@ class GrowingTree:
             on_branch: called with each branch as it ends.
 
         Raises:
-            InvalidRequestError: the prompt cannot be encoded.
+            InvalidRequestError: the prompt cannot be encoded, or made to fit.
         """
         self._engine = engine
         self._codec = codec
         self._request = request
         self._on_branch = on_branch
-        self._prompt = codec.encode(request.problem.prompt)
+        self._prompt = codec.encode(request.problem.prompt, request.sampling.max_tokens)
         self._branches: list[Branch] = []
         self._seeds: list[int | None] = []
         self._forks: Counter[tuple[int, int]] = Counter()
@@ -142,6 +143,8 @@ class GrowingTree:
     async def _sample(self, parent_id: int | None, position: int, seed: int | None) -> Branch:
         sampling = self._request.sampling
         kept = () if parent_id is None else path_tokens(self._branches, parent_id)[:position]
+        min_tokens = max(0, sampling.min_tokens - position)
+        stop = StopStrings(sampling.stop, kept, min_tokens, self._codec.decode) if sampling.stop else None
         completion = await self._engine.complete(
             CompletionRequest(
                 token_ids=self._prompt + kept,
@@ -149,7 +152,11 @@ class GrowingTree:
                 top_p=sampling.top_p,
                 max_tokens=sampling.max_tokens - position,
                 seed=seed,
-                stop=sampling.stop,
+                stop=stop,
+                stop_token_ids=sampling.stop_token_ids,
+                min_tokens=min_tokens,
+                logprobs=sampling.logprobs,
+                adapter=sampling.adapter,
                 with_entropies=self._request.search.selection is ForkSelection.ENTROPY,
             )
         )
@@ -164,6 +171,8 @@ class GrowingTree:
             finish_reason=completion.finish_reason,
             response_text=self._codec.decode(kept + completion.token_ids),
             prefilled_tokens=completion.prefilled_tokens,
+            sampling_logprobs=completion.sampling_logprobs,
+            stop_reason=completion.stop_reason,
         )
         self._branches.append(branch)
         self._seeds.append(seed)
@@ -184,7 +193,12 @@ class GrowingTree:
 
 
 def derive_seed(seed: int | None, *place: object) -> int | None:
-    """Seed of a place in the tree, the same whatever else runs; None from None."""
+    """Seed of a place in the tree, the same whatever else runs; None from None.
+
+    With it every branch draws the same random numbers again. The tree is the same again as far as the engine computes
+    the same logits: the same weights throughout, and no rounding that depends on what else is in the batch. What is and
+    is not guaranteed is in docs/sampling.md.
+    """
     if seed is None:
         return None
     text = ":".join(str(part) for part in (seed, *place))

@@ -1,21 +1,19 @@
 """vLLM's asynchronous engine behind the `Engine` protocol; the only file that imports vLLM's front end.
 
-Not covered: LoRA adapters, multimodal prompts, and weight transfer over NCCL.
+Not covered: multimodal prompts, and weight transfer over NCCL.
 """
 
 import asyncio
-import math
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from services.common.errors import ConfigurationError, InvalidRequestError, UnavailableError
-from services.common.tree import FinishReason, VersionSpan
+from services.sampler.adapters import Adapter, engine_rank, read_adapters
 from services.sampler.engine import Completion, CompletionRequest, InFlight
 from services.sampler.settings import SamplerSettings
-
-ENTROPY_TOP_K = 20
-"""Most likely tokens that Shannon entropy is summed over; what lies beyond adds nothing."""
+from services.sampler.vllm_completion import MAX_TOP_TOKENS, GrowingCompletion, sampling_params
 
 CPU_BLOCK_TOKENS = 32
 """Smallest prefix-cache block of vLLM's CPU backend: a fork computes less than one block again."""
@@ -32,6 +30,8 @@ class VllmEngine:
         self._llm = llm
         self._max_model_tokens = max_model_tokens
         self._policy_version = 0
+        self._two_logprobs = False
+        self._adapters: dict[str, Any] = {}
         self._requests = 0
         self._open = asyncio.Event()
         self._open.set()
@@ -46,9 +46,15 @@ class VllmEngine:
             policy_version: version of those weights.
 
         Raises:
-            ConfigurationError: vLLM refuses the model or the settings.
+            ConfigurationError: vLLM refuses the model, an adapter or the settings.
         """
+        adapters = read_adapters(settings.adapters)
         on_cpu = _runs_on_cpu(settings)
+        if on_cpu and settings.max_batch_tokens < settings.max_model_tokens:
+            raise ConfigurationError(
+                f"max_batch_tokens is {settings.max_batch_tokens}: expected at least max_model_tokens, "
+                f"{settings.max_model_tokens}, on a CPU, where one engine step takes a whole prompt"
+            )
         _set_environment(settings, on_cpu)
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -62,12 +68,19 @@ class VllmEngine:
             max_num_batched_tokens=settings.max_batch_tokens,
             block_size=CPU_BLOCK_TOKENS if on_cpu else CUDA_BLOCK_TOKENS,
             enable_prefix_caching=True,
+            # vLLM's CPU worker dies of a seeded request whose prompt is computed in two steps: it cannot take back the
+            # random number that it drew after the first
+            enable_chunked_prefill=not on_cpu,
             enforce_eager=on_cpu,
             gpu_memory_utilization=settings.gpu_memory_share,
             tensor_parallel_size=settings.tensor_parallel,
+            enable_lora=bool(adapters),
+            # one place stays empty: vLLM's CPU kernels add what is in the last one to tokens that have no adapter
+            max_loras=len(adapters) + 1,
+            max_lora_rank=engine_rank(adapters),
             worker_extension_cls="services.sampler.vllm_worker.WeightReload",
             logprobs_mode="raw_logprobs",
-            max_logprobs=ENTROPY_TOP_K,
+            max_logprobs=MAX_TOP_TOKENS,
             disable_log_stats=True,
         )
         try:
@@ -76,46 +89,35 @@ class VllmEngine:
         except (ValueError, RuntimeError, OSError) as error:
             raise ConfigurationError(f"vLLM cannot run {folder}: {error}") from error
         engine = cls(llm, settings.max_model_tokens)
-        await engine._set_version(policy_version)
+        try:
+            await engine._set_version(policy_version)
+            engine._two_logprobs = all(await llm.collective_rpc("return_two_logprobs"))
+            await engine._load_adapters(adapters)
+        except BaseException:
+            engine.close()
+            raise
         return engine
 
     async def complete(self, request: CompletionRequest) -> Completion:
         """See `Engine.complete`."""
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
         needed = len(request.token_ids) + request.max_tokens
         if needed > self._max_model_tokens:
             raise InvalidRequestError(
                 f"{len(request.token_ids)} tokens of prompt and prefix plus at most {request.max_tokens} new ones: "
-                f"the model holds {self._max_model_tokens}; shorten the prompt, lower max_tokens, or raise "
-                "max_model_tokens"
+                f"the model holds {self._max_model_tokens}; shorten the prompt, lower max_tokens, raise "
+                "max_model_tokens, or let prompt_overflow shorten prompts"
             )
-        parameters = SamplingParams(
-            temperature=request.temperature,
-            top_p=request.top_p,
-            max_tokens=request.max_tokens,
-            seed=request.seed,
-            stop=list(request.stop),
-            include_stop_str_in_output=True,
-            detokenize=bool(request.stop),
-            logprobs=ENTROPY_TOP_K if request.with_entropies else 0,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
+        adapter = self._adapter(request.adapter)
+        parameters = sampling_params(request, self._two_logprobs)
         while True:
             await self._open.wait()  # a request must not be given the old salt and then meet the new weights
-            output = await self._run(request.token_ids, parameters)
-            sampled = output.outputs[0]
-            if sampled.finish_reason != "abort":  # by a reload: sample again under the new weights
-                break
-        return Completion(
-            token_ids=tuple(sampled.token_ids),
-            logprobs=tuple(p[t].logprob for t, p in zip(sampled.token_ids, sampled.logprobs, strict=True)),
-            entropies=tuple(_entropy(p) for p in sampled.logprobs) if request.with_entropies else (),
-            versions=tuple(VersionSpan(int(s.version), s.end - s.start) for s in sampled.weight_versions),
-            finish_reason=FinishReason.LENGTH if sampled.finish_reason == "length" else FinishReason.STOP,
-            prefilled_tokens=len(request.token_ids) - (output.num_cached_tokens or 0),
-        )
+            completion = GrowingCompletion(request)
+            request_id = self._next_request_id()
+            async for output in self._run(request_id, request.token_ids, parameters, adapter):
+                if completion.add(output):
+                    await self._llm.abort(request_id)
+            if not completion.lost:
+                return completion.completion()
 
     async def score(self, token_ids: tuple[int, ...]) -> tuple[float, ...]:
         """See `Engine.score`."""
@@ -129,8 +131,9 @@ class VllmEngine:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        output = await self._run(token_ids, parameters)
-        return tuple(p[t].logprob for t, p in zip(token_ids[1:], output.prompt_logprobs[1:], strict=True))
+        async for output in self._run(self._next_request_id(), token_ids, parameters):
+            prompt_logprobs = output.prompt_logprobs
+        return tuple(p[t].logprob for t, p in zip(token_ids[1:], prompt_logprobs[1:], strict=True))
 
     async def pause(self, in_flight: InFlight) -> None:
         """See `Engine.pause`."""
@@ -165,22 +168,45 @@ class VllmEngine:
         await self._llm.update_weight_version(str(policy_version))
         self._policy_version = policy_version
 
-    async def _run(self, token_ids: tuple[int, ...], parameters: Any) -> Any:
+    async def _load_adapters(self, adapters: list[Adapter]) -> None:
+        from vllm.lora.request import LoRARequest
+
+        for adapter in adapters:
+            lora = LoRARequest(adapter.name, len(self._adapters) + 1, str(adapter.folder))
+            try:
+                # now: at its first request it would fail in the middle of an engine step
+                await self._llm.add_lora(lora)
+            except Exception as error:  # vLLM has no narrower class for what fails in its engine process
+                raise ConfigurationError(f"vLLM cannot load adapter {adapter.name!r}: {error}") from error
+            self._adapters[adapter.name] = lora
+
+    def _adapter(self, name: str) -> Any:
+        """vLLM's request for an adapter; None for the policy itself."""
+        if not name:
+            return None
+        if name not in self._adapters:
+            known = ", ".join(self._adapters) or "none"
+            raise InvalidRequestError(f"no adapter {name!r}: known are {known}; name them in [sampler.adapters]")
+        return self._adapters[name]
+
+    def _next_request_id(self) -> str:
+        self._requests += 1
+        return str(self._requests)
+
+    async def _run(
+        self, request_id: str, token_ids: tuple[int, ...], parameters: Any, adapter: Any = None
+    ) -> AsyncIterator[Any]:
+        from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        self._requests += 1
         prompt = {"prompt_token_ids": list(token_ids), "cache_salt": str(self._policy_version)}
         try:
-            outputs = [output async for output in self._llm.generate(prompt, parameters, str(self._requests))]
+            async for output in self._llm.generate(prompt, parameters, request_id, lora_request=adapter):
+                yield output
         except EngineDeadError as error:
             raise UnavailableError("vLLM's engine process died; see its messages above") from error
-        return outputs[-1]
-
-
-def _entropy(top: dict[int, Any]) -> float:
-    """Shannon entropy of the listed tokens, in nats."""
-    logprobs: list[float] = [token.logprob for token in top.values()]
-    return -sum(math.exp(logprob) * logprob for logprob in logprobs)
+        except VLLMClientError as error:
+            raise InvalidRequestError(str(error)) from error
 
 
 def _runs_on_cpu(settings: SamplerSettings) -> bool:

@@ -10,6 +10,12 @@ class WeightReload:
         model_runner: Any
         reload_weights: Any
 
+    def return_two_logprobs(self) -> bool:
+        """See `vllm_sampler.install`."""
+        from services.sampler.vllm_sampler import install
+
+        return install(self.model_runner)
+
     def reload_from(self, folder: str) -> None:
         """Read the weights of a Hugging Face folder into the running model.
 

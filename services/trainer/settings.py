@@ -1,5 +1,6 @@
 """What a training run is configured by: the `[trainer]` table."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -9,6 +10,7 @@ from services.common.settings import ServiceSettings
 from services.common.tree import (
     MAX_ANSWER_MARKERS,
     ForkSelection,
+    Logprobs,
     SamplingParameters,
     SearchParameters,
     SpecialTokens,
@@ -58,15 +60,39 @@ class SamplingSettings(BaseModel):
     temperature: float = Field(default=1.2, gt=0, le=2, description="softmax temperature")
     top_p: float = Field(default=0.95, gt=0, le=1, description="nucleus mass")
     max_tokens: int = Field(default=1024, ge=1, description="longest response, in tokens")
+    min_tokens: int = Field(default=0, ge=0, description="tokens before which nothing but max_tokens ends a response")
     stop: tuple[str, ...] = Field(default=(), description="strings that end a response and stay part of it")
+    stop_token_ids: tuple[int, ...] = Field(
+        default=(), description="tokens that end a response and stay part of it, beside the model's end tokens"
+    )
+    logprobs: Literal["raw", "raw_and_sampling"] = Field(
+        default="raw",
+        description="raw: log-probabilities of the policy at temperature 1; raw_and_sampling: also those of the "
+        "distribution that was drawn from, after temperature and top_p",
+    )
+
+    @model_validator(mode="after")
+    def _least_fits_most(self) -> Self:
+        if self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens is {self.min_tokens}: expected at most max_tokens, {self.max_tokens}")
+        return self
 
     def parameters(self, seed: int) -> SamplingParameters:
         """As the domain object, for training."""
-        return SamplingParameters(self.temperature, self.top_p, self.max_tokens, seed, self.stop)
+        return SamplingParameters(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            max_tokens=self.max_tokens,
+            seed=seed,
+            stop=self.stop,
+            stop_token_ids=self.stop_token_ids,
+            min_tokens=self.min_tokens,
+            logprobs=Logprobs[self.logprobs.upper()],
+        )
 
     def greedy_parameters(self) -> SamplingParameters:
         """As the domain object, for evaluation: the most probable token every time."""
-        return SamplingParameters(0.0, 1.0, self.max_tokens, None, self.stop)
+        return replace(self.parameters(seed=0), temperature=0.0, top_p=1.0, seed=None, logprobs=Logprobs.RAW)
 
 
 class TrainerSettings(ServiceSettings):

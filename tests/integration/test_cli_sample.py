@@ -1,6 +1,7 @@
 """`treerl sample` against a real sampler's servicer with a scripted engine."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,16 @@ async def test_a_tree_is_printed_with_its_forks_and_ends(sampler: str) -> None:
     assert " nats: " in text
     assert text.count("▪ ") == text.count("▪ end") + text.count("▪ cut at the token budget")
     assert f"{text.count('▪ ')} leaves" in text
+
+
+async def test_a_tree_says_what_ended_its_branches(sampler: str) -> None:
+    console = Console(width=200, record=True)
+    asked = options(sampler, SearchParameters(6, 2, 1, 2))
+    await sample_tree(replace(asked, sampling=replace(SAMPLING, stop=("9",), stop_token_ids=(8,))), console)
+    text = console.export_text()
+    assert "▪ stop string '9'" in text
+    assert "▪ stop token 8" in text
+    assert "▪ end" in text
 
 
 async def test_responses_are_printed_one_after_the_other(sampler: str) -> None:

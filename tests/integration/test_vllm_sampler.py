@@ -4,7 +4,9 @@ One engine serves all tests; it takes about 30 s to start.
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,13 +16,23 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from services.common.errors import CheckpointError, InvalidRequestError
 from services.common.published_weights import Canary, PublishedWeights, publish
-from services.common.tree import ForkSelection, SearchParameters, check_tree, in_canonical_order
+from services.common.tree import (
+    FinishReason,
+    ForkSelection,
+    Logprobs,
+    SamplingParameters,
+    SearchParameters,
+    TreeRequest,
+    check_tree,
+    in_canonical_order,
+)
 from services.sampler.engine import CompletionRequest, InFlight
 from services.sampler.eptree import search
 from services.sampler.settings import SamplerSettings
+from services.sampler.stop_strings import StopStrings
 from services.sampler.vllm_engine import CPU_BLOCK_TOKENS, VllmEngine
 from services.sampler.weights import ServedWeights
-from tests.builders import request
+from tests.builders import PROBLEM, request
 from tests.scripted_engine import DigitCodec
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.vllm]
@@ -156,8 +168,12 @@ async def test_entropies_are_there_when_the_selection_needs_them(engine: VllmEng
 async def test_requests_in_flight_survive_a_reload_and_say_who_sampled_them(
     engine: VllmEngine, served: ServedWeights, folder: Path, in_flight: InFlight
 ) -> None:
+    never = StopStrings(("never",), (), 0, DigitCodec().decode)
     running = [
-        asyncio.create_task(engine.complete(CompletionRequest((5, 6, 7 + i), 1.0, 1.0, 200, seed=i))) for i in range(16)
+        asyncio.create_task(
+            engine.complete(CompletionRequest((5, 6, 7 + i), 1.0, 1.0, 200, seed=i, stop=never if i % 2 else None))
+        )
+        for i in range(16)
     ]
     await asyncio.sleep(0.1)
     weights = published(folder, 5, seed=5)
@@ -184,3 +200,148 @@ async def test_a_cancelled_request_frees_the_engine(engine: VllmEngine, served: 
     await asyncio.wait(doomed)
     async with asyncio.timeout(5):
         await engine.complete(CompletionRequest((5, 6, 7), 1.0, 1.0, 4))
+
+
+def stopped_by(*strings: str, kept: tuple[int, ...] = ()) -> StopStrings:
+    return StopStrings(strings, kept, 0, DigitCodec().decode)
+
+
+async def test_a_stop_string_ends_a_response_with_the_token_that_completes_it(
+    engine: VllmEngine, served: ServedWeights
+) -> None:
+    asked = CompletionRequest(CANARY_TOKENS, 1.0, 1.0, 100, seed=8, min_tokens=100)
+    unstopped = await engine.complete(asked)
+    string = DigitCodec().decode(unstopped.token_ids[40:43])
+    stopped = await engine.complete(replace(asked, stop=stopped_by("never", string)))
+    length = len(stopped.token_ids)
+    assert (stopped.finish_reason, stopped.stop_reason) == (FinishReason.STOP, string)
+    assert stopped.token_ids == unstopped.token_ids[:length]
+    assert string in DigitCodec().decode(stopped.token_ids)
+    assert string not in DigitCodec().decode(stopped.token_ids[:-1])
+    assert stopped.logprobs == pytest.approx(unstopped.logprobs[:length], abs=1e-4)
+    assert [(span.policy_version, span.num_tokens) for span in stopped.versions] == [(1, length)]
+
+
+async def test_a_stop_string_that_began_in_the_kept_prefix_ends_a_fork(
+    engine: VllmEngine, served: ServedWeights
+) -> None:
+    asked = CompletionRequest(CANARY_TOKENS, 1.0, 1.0, 100, seed=8, min_tokens=100)
+    first = (await engine.complete(asked)).token_ids[0]
+    string = DigitCodec().decode((51, first))
+    stop = stopped_by(string, kept=(50, 51))
+    fork = await engine.complete(replace(asked, stop=stop))
+    assert (fork.token_ids, fork.stop_reason) == ((first,), string)
+
+
+async def test_a_stop_token_ends_a_response_but_not_before_min_tokens(
+    engine: VllmEngine, served: ServedWeights
+) -> None:
+    asked = CompletionRequest(CANARY_TOKENS, 1.0, 1.0, 100, seed=8)
+    unstopped = await engine.complete(asked)
+    stop_token = unstopped.token_ids[len(unstopped.token_ids) // 2]
+    position = unstopped.token_ids.index(stop_token)
+    stopped = await engine.complete(replace(asked, stop_token_ids=(stop_token,)))
+    assert stopped.token_ids == unstopped.token_ids[: position + 1]
+    assert (stopped.finish_reason, stopped.stop_reason) == (FinishReason.STOP, stop_token)
+    later = await engine.complete(replace(asked, min_tokens=30, stop_token_ids=(stop_token,)))
+    assert not {0, stop_token} & set(later.token_ids[:30])
+
+
+async def test_an_end_token_of_the_model_is_no_stop_reason(engine: VllmEngine, served: ServedWeights) -> None:
+    completions = await asyncio.gather(
+        *(engine.complete(CompletionRequest((5, 6, 7), 2.0, 1.0, 200, seed=i)) for i in range(16))
+    )
+    ended = [completion for completion in completions if completion.finish_reason is FinishReason.STOP]
+    assert ended
+    assert all((c.token_ids[-1], c.stop_reason) == (0, None) for c in ended)
+    assert all(len(c.token_ids) == 200 for c in completions if c.finish_reason is FinishReason.LENGTH)
+
+
+async def test_min_tokens_counts_the_whole_path_of_a_fork(engine: VllmEngine, served: ServedWeights) -> None:
+    sampling = SamplingParameters(2.0, 1.0, 80, seed=3, min_tokens=40, stop_token_ids=tuple(range(1, 30)))
+    tree = await search(engine, DigitCodec(), TreeRequest("t", PROBLEM, SearchParameters(4, 2, 2, 2), sampling))
+    assert all(branch.end > 40 for branch in tree.branches)
+    assert any(branch.stop_reason is not None for branch in tree.branches)
+    for branch in tree.branches:
+        assert not set(range(30)) & set(branch.token_ids[: max(0, 40 - branch.fork_index)])
+
+
+def sampling_logprobs(
+    folder: Path, prompt: tuple[int, ...], response: tuple[int, ...], temperature: float, top_p: float, min_tokens: int
+) -> list[float]:
+    """What the engine should return, written out with the trainer's model."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1].double()
+    logits[:min_tokens, 0] = -math.inf
+    expected = []
+    for row, token in zip(logits / temperature, response, strict=True):
+        probabilities, order = row.softmax(-1).sort(descending=True)
+        nucleus = order[: int((probabilities.cumsum(0) < top_p).sum()) + 1]
+        expected.append(float(row[token] - row[nucleus].logsumexp(0)))
+    return expected
+
+
+async def test_sampling_logprobs_are_those_of_the_distribution_drawn_from(
+    engine: VllmEngine, served: ServedWeights, folder: Path
+) -> None:
+    both = Logprobs.RAW_AND_SAMPLING
+    kinds = {
+        "raw": CompletionRequest((5, 6, 7), 1.3, 0.9, 40, seed=1),
+        "both": CompletionRequest((5, 6, 8), 1.3, 0.9, 40, seed=2, min_tokens=20, logprobs=both),
+        "entropies": CompletionRequest((5, 6, 9), 1.3, 0.9, 40, seed=3, with_entropies=True),
+        "all": CompletionRequest((5, 6, 10), 0.7, 0.8, 40, seed=4, with_entropies=True, logprobs=both),
+        "greedy": CompletionRequest((5, 6, 11), 0.0, 1.0, 40, logprobs=both),
+    }
+    together = dict(zip(kinds, await asyncio.gather(*map(engine.complete, kinds.values())), strict=True))
+    for name, asked in kinds.items():
+        completion = together[name]
+        scored = await engine.score(asked.token_ids + completion.token_ids)
+        assert completion.logprobs == pytest.approx(scored[len(asked.token_ids) - 1 :], abs=1e-3), name
+        assert len(completion.entropies) == (len(completion.token_ids) if asked.with_entropies else 0)
+        if asked.logprobs is Logprobs.RAW:
+            assert completion.sampling_logprobs == ()
+        elif asked.temperature == 0:
+            assert completion.sampling_logprobs == (0.0,) * len(completion.token_ids)
+        else:
+            expected = sampling_logprobs(
+                folder / "policy-1",
+                asked.token_ids,
+                completion.token_ids,
+                asked.temperature,
+                asked.top_p,
+                asked.min_tokens,
+            )
+            assert completion.sampling_logprobs == pytest.approx(expected, abs=1e-3), name
+
+
+async def test_what_log_probabilities_are_asked_for_changes_neither_tokens_nor_entropies(
+    engine: VllmEngine, served: ServedWeights
+) -> None:
+    asked = CompletionRequest(CANARY_TOKENS, 1.3, 0.9, 40, seed=1, with_entropies=True)
+    alone = await engine.complete(asked)
+    both = await engine.complete(replace(asked, logprobs=Logprobs.RAW_AND_SAMPLING))
+    assert (both.token_ids, both.logprobs, both.entropies) == (alone.token_ids, alone.logprobs, alone.entropies)
+
+
+async def test_seeded_prompts_beyond_one_engine_step_are_sampled(engine: VllmEngine, served: ServedWeights) -> None:
+    prompts = [tuple(3 + (i * j) % 50 for j in range(240)) for i in range(1, 49)]  # 11,520 tokens; a step takes 8,192
+    completions = await asyncio.gather(
+        *(engine.complete(CompletionRequest(prompt, 1.0, 1.0, 4, seed=0)) for prompt in prompts)
+    )
+    assert all(completion.token_ids for completion in completions)
+
+
+@pytest.mark.parametrize(
+    ("asked", "complaint"),
+    [
+        (CompletionRequest((5,), 1.0, 1.0, 4, stop_token_ids=(64,)), "stop_token_ids"),
+        (CompletionRequest((5,), 3.0, 1.0, 4), "temperature must be in"),
+        (CompletionRequest((5,), 1.0, 1.0, 4, adapter="x"), "no adapter 'x': known are none"),
+    ],
+)
+async def test_what_the_engine_cannot_do_is_refused_with_the_reason(
+    engine: VllmEngine, asked: CompletionRequest, complaint: str
+) -> None:
+    with pytest.raises(InvalidRequestError, match=complaint):
+        await engine.complete(asked)

@@ -17,7 +17,7 @@ from services.common.problem import (
     parse_problem,
     problem_row,
 )
-from services.common.tree import ForkSelection, SearchParameters, SpecialTokens
+from services.common.tree import ForkSelection, Logprobs, SamplingParameters, SearchParameters, SpecialTokens
 from services.common.verdict import Outcome, Verdict
 from tests.builders import branch, request, tree
 from treerl.common.v1 import problem_pb2, tree_pb2
@@ -50,6 +50,24 @@ def test_a_tree_with_verdicts_survives_protobuf() -> None:
     assert codec.decode_tree(codec.parse(tree_pb2.Tree, wire)) == graded
 
 
+@pytest.mark.parametrize("stop_reason", [None, "\n\n", 0, 151643])
+def test_what_ended_a_branch_survives_protobuf(stop_reason: str | int | None) -> None:
+    ended = replace(branch(0, None, 0, 2), stop_reason=stop_reason, sampling_logprobs=(-0.5, -0.25))
+    wire = codec.encode_branch(ended).SerializeToString()
+    assert codec.decode_branch(codec.parse(tree_pb2.Branch, wire)) == ended
+
+
+def test_how_tokens_are_drawn_survives_protobuf() -> None:
+    sampling = SamplingParameters(0.5, 0.9, 9, 1, ("a", "b"), (7, 0), 3, Logprobs.RAW_AND_SAMPLING, "terse")
+    wire = codec.encode_sampling(sampling).SerializeToString()
+    assert codec.decode_sampling(codec.parse(tree_pb2.SamplingParameters, wire)) == sampling
+
+
+def test_an_older_client_gets_raw_logprobs_of_the_policy() -> None:
+    sampling = codec.decode_sampling(tree_pb2.SamplingParameters(temperature=1, top_p=1, max_tokens=1))
+    assert (sampling.logprobs, sampling.adapter, sampling.min_tokens) == (Logprobs.RAW, "", 0)
+
+
 @pytest.mark.parametrize("seed", [None, 0, 2**64 - 1])
 def test_a_request_survives_protobuf(seed: int | None) -> None:
     masks = (SpecialTokens.FORKABLE, ("\\boxed{", "####"))
@@ -77,6 +95,12 @@ def test_a_tree_that_is_none_is_refused() -> None:
         codec.decode_tree(wire)
 
 
+def test_sampling_logprobs_for_some_tokens_only_are_refused() -> None:
+    wire = codec.encode_tree(tree(replace(branch(0, None, 0, 4), sampling_logprobs=(-1.0,))))
+    with pytest.raises(InvalidRequestError, match="4 tokens and 1 sampling logprobs"):
+        codec.decode_tree(wire)
+
+
 @pytest.mark.parametrize(
     ("message", "complaint"),
     [
@@ -87,6 +111,18 @@ def test_a_tree_that_is_none_is_refused() -> None:
         (tree_pb2.SamplingParameters(temperature=1, top_p=1), "max_tokens is 0"),
         (tree_pb2.SamplingParameters(temperature=1, top_p=1, max_tokens=1, stop=["."] * 17), "17 stop strings"),
         (tree_pb2.SamplingParameters(temperature=1, top_p=1, max_tokens=1, stop=[""]), "stop string has 0 characters"),
+        (
+            tree_pb2.SamplingParameters(temperature=1, top_p=1, max_tokens=4, min_tokens=5),
+            "min_tokens is 5: expected at most max_tokens, which is 4",
+        ),
+        (
+            tree_pb2.SamplingParameters(temperature=1, top_p=1, max_tokens=1, stop_token_ids=range(65)),
+            "65 stop_token_ids: expected at most 64",
+        ),
+        (
+            tree_pb2.SamplingParameters(temperature=1, top_p=1, max_tokens=1, logprobs=tree_pb2.Logprobs.ValueType(7)),
+            "logprobs is 7: expected RAW or RAW_AND_SAMPLING",
+        ),
     ],
 )
 def test_sampling_out_of_range_is_refused(message: tree_pb2.SamplingParameters, complaint: str) -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from services.common.errors import ConfigurationError
 from services.common.settings import load_settings
-from services.common.tree import SpecialTokens
-from services.trainer.settings import TrainerSettings
+from services.common.tree import Logprobs, SamplingParameters, SpecialTokens
+from services.trainer.settings import SamplingSettings, TrainerSettings
 
 NEEDED: dict[str, Any] = {
     "model": Path("m"),
@@ -47,6 +47,16 @@ def test_masks_reach_the_search(tmp_path: Path) -> None:
     assert (search.special_tokens, search.answer_markers) == (SpecialTokens.FORKABLE, ("\\boxed{", "####"))
 
 
+def test_evaluation_differs_from_training_in_the_draw_alone() -> None:
+    sampling = SamplingSettings(
+        temperature=0.7, max_tokens=9, min_tokens=2, stop=("x",), stop_token_ids=(3,), logprobs="raw_and_sampling"
+    )
+    assert sampling.parameters(seed=4) == SamplingParameters(
+        0.7, 0.95, 9, 4, ("x",), (3,), 2, Logprobs.RAW_AND_SAMPLING
+    )
+    assert sampling.greedy_parameters() == SamplingParameters(0.0, 1.0, 9, None, ("x",), (3,), 2, Logprobs.RAW)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -55,6 +65,8 @@ def test_masks_reach_the_search(tmp_path: Path) -> None:
         ({"search": {"chain": 3}}, "search.chain: Extra inputs"),
         ({"search": {"answer_markers": [""]}}, "search.answer_markers.0: .* at least 1 character"),
         ({"samplers": []}, "samplers: "),
+        ({"sampling": {"min_tokens": 9, "max_tokens": 8}}, "min_tokens is 9: expected at most max_tokens, 8"),
+        ({"sampling": {"logprobs": "both"}}, "sampling.logprobs: Input should be 'raw' or 'raw_and_sampling'"),
         ({"clip_high": 0.9}, "clip_high: .* greater than or equal to 1"),
     ],
 )

@@ -26,29 +26,31 @@ from treerl.common.v1 import problem_pb2 as treerl_dot_common_dot_v1_dot_problem
 from treerl.common.v1 import verdict_pb2 as treerl_dot_common_dot_v1_dot_verdict__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btreerl/common/v1/tree.proto\x12\x10treerl.common.v1\x1a\x1etreerl/common/v1/problem.proto\x1a\x1etreerl/common/v1/verdict.proto\"\xd8\x01\n\x10SearchParameters\x12\x0e\n\x06\x63hains\x18\x01 \x01(\r\x12\r\n\x05\x66orks\x18\x02 \x01(\r\x12\x0e\n\x06rounds\x18\x03 \x01(\r\x12\x10\n\x08\x62ranches\x18\x04 \x01(\r\x12\x32\n\tselection\x18\x05 \x01(\x0e\x32\x1f.treerl.common.v1.ForkSelection\x12\x37\n\x0especial_tokens\x18\x06 \x01(\x0e\x32\x1f.treerl.common.v1.SpecialTokens\x12\x16\n\x0e\x61nswer_markers\x18\x07 \x03(\t\"v\n\x12SamplingParameters\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_p\x18\x02 \x01(\x01\x12\x12\n\nmax_tokens\x18\x03 \x01(\r\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\tB\x07\n\x05_seed\"9\n\x0bVersionSpan\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x04\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\"\xcb\x02\n\x06\x42ranch\x12\n\n\x02id\x18\x01 \x01(\r\x12\x16\n\tparent_id\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x12\n\nfork_index\x18\x03 \x01(\r\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12\x10\n\x08logprobs\x18\x05 \x03(\x02\x12\x11\n\tentropies\x18\x06 \x03(\x02\x12/\n\x08versions\x18\x07 \x03(\x0b\x32\x1d.treerl.common.v1.VersionSpan\x12\x35\n\rfinish_reason\x18\x08 \x01(\x0e\x32\x1e.treerl.common.v1.FinishReason\x12\x15\n\rresponse_text\x18\t \x01(\t\x12\x18\n\x10prefilled_tokens\x18\n \x01(\r\x12*\n\x07verdict\x18\x0b \x01(\x0b\x32\x19.treerl.common.v1.VerdictB\x0c\n\n_parent_id\"\xd2\x01\n\x0bTreeRequest\x12\x0f\n\x07tree_id\x18\x01 \x01(\t\x12*\n\x07problem\x18\x02 \x01(\x0b\x32\x19.treerl.common.v1.Problem\x12\x32\n\x06search\x18\x03 \x01(\x0b\x32\".treerl.common.v1.SearchParameters\x12\x36\n\x08sampling\x18\x04 \x01(\x0b\x32$.treerl.common.v1.SamplingParameters\x12\x1a\n\x12min_policy_version\x18\x05 \x01(\x04\"\x87\x02\n\x04Tree\x12\x0f\n\x07tree_id\x18\x01 \x01(\t\x12*\n\x07problem\x18\x02 \x01(\x0b\x32\x19.treerl.common.v1.Problem\x12\x32\n\x06search\x18\x03 \x01(\x0b\x32\".treerl.common.v1.SearchParameters\x12\x36\n\x08sampling\x18\x04 \x01(\x0b\x32$.treerl.common.v1.SamplingParameters\x12\x18\n\x10prompt_token_ids\x18\x05 \x03(\r\x12*\n\x08\x62ranches\x18\x06 \x03(\x0b\x32\x18.treerl.common.v1.Branch\x12\x10\n\x08sample_s\x18\x07 \x01(\x01*\x84\x01\n\rForkSelection\x12\x1e\n\x1a\x46ORK_SELECTION_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x46ORK_SELECTION_SURPRISAL\x10\x01\x12\x1a\n\x16\x46ORK_SELECTION_ENTROPY\x10\x02\x12\x19\n\x15\x46ORK_SELECTION_RANDOM\x10\x03*g\n\rSpecialTokens\x12\x1e\n\x1aSPECIAL_TOKENS_UNSPECIFIED\x10\x00\x12\x19\n\x15SPECIAL_TOKENS_MASKED\x10\x01\x12\x1b\n\x17SPECIAL_TOKENS_FORKABLE\x10\x02*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btreerl/common/v1/tree.proto\x12\x10treerl.common.v1\x1a\x1etreerl/common/v1/problem.proto\x1a\x1etreerl/common/v1/verdict.proto\"\xd8\x01\n\x10SearchParameters\x12\x0e\n\x06\x63hains\x18\x01 \x01(\r\x12\r\n\x05\x66orks\x18\x02 \x01(\r\x12\x0e\n\x06rounds\x18\x03 \x01(\r\x12\x10\n\x08\x62ranches\x18\x04 \x01(\r\x12\x32\n\tselection\x18\x05 \x01(\x0e\x32\x1f.treerl.common.v1.ForkSelection\x12\x37\n\x0especial_tokens\x18\x06 \x01(\x0e\x32\x1f.treerl.common.v1.SpecialTokens\x12\x16\n\x0e\x61nswer_markers\x18\x07 \x03(\t\"\xe1\x01\n\x12SamplingParameters\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_p\x18\x02 \x01(\x01\x12\x12\n\nmax_tokens\x18\x03 \x01(\r\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x06 \x03(\r\x12\x12\n\nmin_tokens\x18\x07 \x01(\r\x12,\n\x08logprobs\x18\x08 \x01(\x0e\x32\x1a.treerl.common.v1.Logprobs\x12\x0f\n\x07\x61\x64\x61pter\x18\t \x01(\tB\x07\n\x05_seed\"9\n\x0bVersionSpan\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x04\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\"\xa5\x03\n\x06\x42ranch\x12\n\n\x02id\x18\x01 \x01(\r\x12\x16\n\tparent_id\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\nfork_index\x18\x03 \x01(\r\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12\x10\n\x08logprobs\x18\x05 \x03(\x02\x12\x11\n\tentropies\x18\x06 \x03(\x02\x12/\n\x08versions\x18\x07 \x03(\x0b\x32\x1d.treerl.common.v1.VersionSpan\x12\x35\n\rfinish_reason\x18\x08 \x01(\x0e\x32\x1e.treerl.common.v1.FinishReason\x12\x15\n\rresponse_text\x18\t \x01(\t\x12\x18\n\x10prefilled_tokens\x18\n \x01(\r\x12*\n\x07verdict\x18\x0b \x01(\x0b\x32\x19.treerl.common.v1.Verdict\x12\x19\n\x11sampling_logprobs\x18\x0c \x03(\x02\x12\x15\n\x0bstop_string\x18\r \x01(\tH\x00\x12\x17\n\rstop_token_id\x18\x0e \x01(\rH\x00\x42\r\n\x0bstop_reasonB\x0c\n\n_parent_id\"\xd2\x01\n\x0bTreeRequest\x12\x0f\n\x07tree_id\x18\x01 \x01(\t\x12*\n\x07problem\x18\x02 \x01(\x0b\x32\x19.treerl.common.v1.Problem\x12\x32\n\x06search\x18\x03 \x01(\x0b\x32\".treerl.common.v1.SearchParameters\x12\x36\n\x08sampling\x18\x04 \x01(\x0b\x32$.treerl.common.v1.SamplingParameters\x12\x1a\n\x12min_policy_version\x18\x05 \x01(\x04\"\x87\x02\n\x04Tree\x12\x0f\n\x07tree_id\x18\x01 \x01(\t\x12*\n\x07problem\x18\x02 \x01(\x0b\x32\x19.treerl.common.v1.Problem\x12\x32\n\x06search\x18\x03 \x01(\x0b\x32\".treerl.common.v1.SearchParameters\x12\x36\n\x08sampling\x18\x04 \x01(\x0b\x32$.treerl.common.v1.SamplingParameters\x12\x18\n\x10prompt_token_ids\x18\x05 \x03(\r\x12*\n\x08\x62ranches\x18\x06 \x03(\x0b\x32\x18.treerl.common.v1.Branch\x12\x10\n\x08sample_s\x18\x07 \x01(\x01*\x84\x01\n\rForkSelection\x12\x1e\n\x1a\x46ORK_SELECTION_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x46ORK_SELECTION_SURPRISAL\x10\x01\x12\x1a\n\x16\x46ORK_SELECTION_ENTROPY\x10\x02\x12\x19\n\x15\x46ORK_SELECTION_RANDOM\x10\x03*g\n\rSpecialTokens\x12\x1e\n\x1aSPECIAL_TOKENS_UNSPECIFIED\x10\x00\x12\x19\n\x15SPECIAL_TOKENS_MASKED\x10\x01\x12\x1b\n\x17SPECIAL_TOKENS_FORKABLE\x10\x02*U\n\x08Logprobs\x12\x18\n\x14LOGPROBS_UNSPECIFIED\x10\x00\x12\x10\n\x0cLOGPROBS_RAW\x10\x01\x12\x1d\n\x19LOGPROBS_RAW_AND_SAMPLING\x10\x02*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'treerl.common.v1.tree_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FORKSELECTION']._serialized_start=1325
-  _globals['_FORKSELECTION']._serialized_end=1457
-  _globals['_SPECIALTOKENS']._serialized_start=1459
-  _globals['_SPECIALTOKENS']._serialized_end=1562
-  _globals['_FINISHREASON']._serialized_start=1564
-  _globals['_FINISHREASON']._serialized_end=1659
+  _globals['_FORKSELECTION']._serialized_start=1523
+  _globals['_FORKSELECTION']._serialized_end=1655
+  _globals['_SPECIALTOKENS']._serialized_start=1657
+  _globals['_SPECIALTOKENS']._serialized_end=1760
+  _globals['_LOGPROBS']._serialized_start=1762
+  _globals['_LOGPROBS']._serialized_end=1847
+  _globals['_FINISHREASON']._serialized_start=1849
+  _globals['_FINISHREASON']._serialized_end=1944
   _globals['_SEARCHPARAMETERS']._serialized_start=114
   _globals['_SEARCHPARAMETERS']._serialized_end=330
-  _globals['_SAMPLINGPARAMETERS']._serialized_start=332
-  _globals['_SAMPLINGPARAMETERS']._serialized_end=450
-  _globals['_VERSIONSPAN']._serialized_start=452
-  _globals['_VERSIONSPAN']._serialized_end=509
-  _globals['_BRANCH']._serialized_start=512
-  _globals['_BRANCH']._serialized_end=843
-  _globals['_TREEREQUEST']._serialized_start=846
-  _globals['_TREEREQUEST']._serialized_end=1056
-  _globals['_TREE']._serialized_start=1059
-  _globals['_TREE']._serialized_end=1322
+  _globals['_SAMPLINGPARAMETERS']._serialized_start=333
+  _globals['_SAMPLINGPARAMETERS']._serialized_end=558
+  _globals['_VERSIONSPAN']._serialized_start=560
+  _globals['_VERSIONSPAN']._serialized_end=617
+  _globals['_BRANCH']._serialized_start=620
+  _globals['_BRANCH']._serialized_end=1041
+  _globals['_TREEREQUEST']._serialized_start=1044
+  _globals['_TREEREQUEST']._serialized_end=1254
+  _globals['_TREE']._serialized_start=1257
+  _globals['_TREE']._serialized_end=1520
 # @@protoc_insertion_point(module_scope)

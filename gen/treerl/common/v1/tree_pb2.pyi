@@ -73,6 +73,30 @@ SPECIAL_TOKENS_FORKABLE: SpecialTokens.ValueType  # 2
 """Forked like any other: a fork at an end token goes on where a response had ended."""
 Global___SpecialTokens: _TypeAlias = SpecialTokens  # noqa: Y015
 
+class _Logprobs:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LogprobsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Logprobs.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LOGPROBS_UNSPECIFIED: _Logprobs.ValueType  # 0
+    """Means raw."""
+    LOGPROBS_RAW: _Logprobs.ValueType  # 1
+    """Those of the policy itself, at temperature 1: Branch.logprobs."""
+    LOGPROBS_RAW_AND_SAMPLING: _Logprobs.ValueType  # 2
+    """Also those of the distribution that was drawn from: Branch.sampling_logprobs."""
+
+class Logprobs(_Logprobs, metaclass=_LogprobsEnumTypeWrapper):
+    """Which log-probabilities of the sampled tokens come back."""
+
+LOGPROBS_UNSPECIFIED: Logprobs.ValueType  # 0
+"""Means raw."""
+LOGPROBS_RAW: Logprobs.ValueType  # 1
+"""Those of the policy itself, at temperature 1: Branch.logprobs."""
+LOGPROBS_RAW_AND_SAMPLING: Logprobs.ValueType  # 2
+"""Also those of the distribution that was drawn from: Branch.sampling_logprobs."""
+Global___Logprobs: _TypeAlias = Logprobs  # noqa: Y015
+
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -82,7 +106,7 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     FINISH_REASON_UNSPECIFIED: _FinishReason.ValueType  # 0
     """Never valid on the wire."""
     FINISH_REASON_STOP: _FinishReason.ValueType  # 1
-    """An end token or a stop string was sampled."""
+    """An end token of the model, a stop token or a stop string was sampled."""
     FINISH_REASON_LENGTH: _FinishReason.ValueType  # 2
     """The path reached the token budget."""
 
@@ -92,7 +116,7 @@ class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
 FINISH_REASON_UNSPECIFIED: FinishReason.ValueType  # 0
 """Never valid on the wire."""
 FINISH_REASON_STOP: FinishReason.ValueType  # 1
-"""An end token or a stop string was sampled."""
+"""An end token of the model, a stop token or a stop string was sampled."""
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 """The path reached the token budget."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
@@ -160,6 +184,10 @@ class SamplingParameters(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
+    STOP_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    MIN_TOKENS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    ADAPTER_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
     """Softmax temperature; 0 is greedy."""
     top_p: _builtins.float
@@ -168,9 +196,23 @@ class SamplingParameters(_message.Message):
     """Bound on the whole response, in tokens, forked prefix included."""
     seed: _builtins.int
     """Makes a tree repeatable at the same weights; unset draws one."""
+    min_tokens: _builtins.int
+    """Tokens of the whole response, forked prefix included, before which nothing but max_tokens ends it: end tokens and
+    stop tokens are not sampled, stop strings do not count. At most max_tokens.
+    """
+    logprobs: Global___Logprobs.ValueType
+    """Which log-probabilities come back."""
+    adapter: _builtins.str
+    """LoRA adapter of the sampler to draw from, by its name in the sampler's settings; empty for the policy itself."""
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Strings that end a response; part of the response."""
+        """Strings that end a response; part of the response. One may begin in the forked prefix and end in the new tokens;
+        one that lies in the prefix does not count.
+        """
+
+    @_builtins.property
+    def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens that end a response, beside the end tokens of the model; part of the response."""
 
     def __init__(
         self,
@@ -180,10 +222,14 @@ class SamplingParameters(_message.Message):
         max_tokens: _builtins.int = ...,
         seed: _builtins.int | None = ...,
         stop: _abc.Iterable[_builtins.str] | None = ...,
+        stop_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        min_tokens: _builtins.int = ...,
+        logprobs: Global___Logprobs.ValueType = ...,
+        adapter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "max_tokens", b"max_tokens", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "adapter", b"adapter", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "seed", b"seed", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
@@ -236,6 +282,9 @@ class Branch(_message.Message):
     RESPONSE_TEXT_FIELD_NUMBER: _builtins.int
     PREFILLED_TOKENS_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
+    SAMPLING_LOGPROBS_FIELD_NUMBER: _builtins.int
+    STOP_STRING_FIELD_NUMBER: _builtins.int
+    STOP_TOKEN_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Position in Tree.branches."""
     parent_id: _builtins.int
@@ -248,6 +297,10 @@ class Branch(_message.Message):
     """The whole response decoded, forked prefix included, end token excluded."""
     prefilled_tokens: _builtins.int
     """Tokens of prompt and prefix that the engine had to compute again."""
+    stop_string: _builtins.str
+    """The stop string that the last token completed."""
+    stop_token_id: _builtins.int
+    """The stop token, which is the last token."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The sampled tokens, from fork_index on."""
@@ -268,6 +321,12 @@ class Branch(_message.Message):
     def verdict(self) -> _verdict_pb2.Verdict:
         """The grader's judgement of the whole response; unset until graded."""
 
+    @_builtins.property
+    def sampling_logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Log-probability of each token under the distribution that it was drawn from, after min_tokens, temperature and
+        top_p, in nats; 0 where the draw was greedy. Empty unless asked for.
+        """
+
     def __init__(
         self,
         *,
@@ -282,14 +341,22 @@ class Branch(_message.Message):
         response_text: _builtins.str = ...,
         prefilled_tokens: _builtins.int = ...,
         verdict: _verdict_pb2.Verdict | None = ...,
+        sampling_logprobs: _abc.Iterable[_builtins.float] | None = ...,
+        stop_string: _builtins.str = ...,
+        stop_token_id: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_parent_id", b"_parent_id", "parent_id", b"parent_id", "verdict", b"verdict"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_parent_id", b"_parent_id", "parent_id", b"parent_id", "stop_reason", b"stop_reason", "stop_string", b"stop_string", "stop_token_id", b"stop_token_id", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parent_id", b"_parent_id", "entropies", b"entropies", "finish_reason", b"finish_reason", "fork_index", b"fork_index", "id", b"id", "logprobs", b"logprobs", "parent_id", b"parent_id", "prefilled_tokens", b"prefilled_tokens", "response_text", b"response_text", "token_ids", b"token_ids", "verdict", b"verdict", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parent_id", b"_parent_id", "entropies", b"entropies", "finish_reason", b"finish_reason", "fork_index", b"fork_index", "id", b"id", "logprobs", b"logprobs", "parent_id", b"parent_id", "prefilled_tokens", b"prefilled_tokens", "response_text", b"response_text", "sampling_logprobs", b"sampling_logprobs", "stop_reason", b"stop_reason", "stop_string", b"stop_string", "stop_token_id", b"stop_token_id", "token_ids", b"token_ids", "verdict", b"verdict", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__parent_id: _TypeAlias = _typing.Literal["parent_id"]  # noqa: Y015
     _WhichOneofArgType__parent_id: _TypeAlias = _typing.Literal["_parent_id", b"_parent_id"]  # noqa: Y015
+    _WhichOneofReturnType_stop_reason: _TypeAlias = _typing.Literal["stop_string", "stop_token_id"]  # noqa: Y015
+    _WhichOneofArgType_stop_reason: _TypeAlias = _typing.Literal["stop_reason", b"stop_reason"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__parent_id) -> _WhichOneofReturnType__parent_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_stop_reason) -> _WhichOneofReturnType_stop_reason | None: ...
 
 Global___Branch: _TypeAlias = Branch  # noqa: Y015
 
