@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from services.common.errors import CheckpointError
 from services.common.tree import FinishReason, VersionSpan
 from services.sampler.engine import Completion, CompletionRequest, InFlight
 
@@ -23,7 +24,12 @@ class ScriptedEngine:
         self.cancelled = 0
         self.policy_version = 0
         self.loaded: list[Path] = []
-        self.canary_error = 0.0
+        self.unreadable: set[Path] = set()
+        self.canary_errors: dict[int, float] = {}
+        self.pauses: list[InFlight] = []
+        self.paused = False
+        self.pausing = asyncio.Event()
+        self.pausing.set()
         self._latency_s = latency_s
 
     async def complete(self, request: CompletionRequest) -> Completion:
@@ -52,19 +58,25 @@ class ScriptedEngine:
         )
 
     async def score(self, token_ids: tuple[int, ...]) -> tuple[float, ...]:
-        """A logprob of -1 for each token, off by `canary_error`."""
-        return (-1.0 + self.canary_error,) * (len(token_ids) - 1)
+        """A logprob of -1 for each token, off by the version's canary error."""
+        return (-1.0 + self.canary_errors.get(self.policy_version, 0.0),) * (len(token_ids) - 1)
 
     async def pause(self, in_flight: InFlight) -> None:
-        """Nothing to hold."""
+        """Wait until `pausing` is set."""
+        self.pauses.append(in_flight)
+        self.paused = True
+        await self.pausing.wait()
 
     async def replace_weights(self, folder: Path, policy_version: int) -> None:
-        """Remember the folder."""
+        """Remember the folder, unless it is unreadable."""
         self.loaded.append(folder)
+        if folder in self.unreadable:
+            raise CheckpointError(f"cannot read {folder}")
         self.policy_version = policy_version
 
     async def resume(self) -> None:
-        """Nothing was held."""
+        """Note it."""
+        self.paused = False
 
 
 class DigitCodec:

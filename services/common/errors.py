@@ -55,6 +55,10 @@ class CheckpointError(TreerlError):
     status = StatusCode.DATA_LOSS
 
 
+class CanaryError(CheckpointError):
+    """The engine does not compute what the trainer computes with the same weights."""
+
+
 class MismatchError(TreerlError):
     """Sampler and trainer disagree on the policy's log-probabilities."""
 

@@ -29,7 +29,7 @@ FORK_PREFILLED = Histogram(
     "treerl_fork_prefilled_tokens", "Tokens of a fork's prefix that the engine computed again", buckets=_TOKENS
 )
 SAMPLER_POLICY_VERSION = Gauge("treerl_sampler_policy_version", "Policy version that the sampler serves")
-RELOADS = Counter("treerl_reloads", "Weight reloads, by result", ["result"])
+RELOADS = Counter("treerl_reloads", "Weight reloads, by result: loaded, refused, wrong canary, interrupted", ["result"])
 RELOAD_PAUSE_SECONDS = Histogram(
     "treerl_reload_pause_seconds", "Time during a reload when no token could be sampled", buckets=_SECONDS
 )

@@ -73,7 +73,7 @@ class Engine(Protocol):
     async def score(self, token_ids: tuple[int, ...]) -> tuple[float, ...]:
         """Logprob of every token but the first under the current weights, at temperature 1, in nats.
 
-        Works while paused.
+        Works after `replace_weights`, before `resume`. A sequence that the model cannot hold is cut at its end.
         """
 
     async def pause(self, in_flight: InFlight) -> None:
@@ -82,8 +82,12 @@ class Engine(Protocol):
     async def replace_weights(self, folder: Path, policy_version: int) -> None:
         """Read the weights of a Hugging Face folder into the running model; call between `pause` and `resume`.
 
-        Completions that `pause` kept go on under the new weights as soon as this returns.
+        Completions that `pause` kept go on under the new weights as soon as this returns. If the weights are replaced
+        once more before `resume`, these were refused: what was sampled under them is thrown away and sampled again.
+
+        Raises:
+            CheckpointError: the folder cannot be read; the model then holds neither these weights nor the old ones.
         """
 
     async def resume(self) -> None:
-        """Begin completions again."""
+        """Accept the weights and begin completions again."""

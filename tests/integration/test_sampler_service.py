@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from services.common import codec
 from services.common.errors import ConfigurationError
 from services.common.grpc_server import GrpcServer
+from services.common.published_weights import Canary, publish, unpublished
 from services.common.tree import SearchParameters, Tree
 from services.sampler.servicer import SERVICE_NAME, SamplerServicer
 from services.sampler.settings import SamplerSettings
@@ -39,8 +40,9 @@ class Service:
 async def service() -> AsyncIterator[Service]:
     engine = ScriptedEngine()
     servicer = SamplerServicer(SETTINGS)
-    servicer.attach(engine, DigitCodec(), ServedWeights(engine, Path("model"), 0, "", 1e-3))
     server = GrpcServer(SETTINGS, SERVICE_NAME)
+    weights = ServedWeights(engine, unpublished(Path("model")), 1e-3, server.set_serving)
+    servicer.attach(engine, DigitCodec(), weights)
     rpc.add_SamplerServiceServicer_to_server(servicer, server.server)
     async with server, aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         await server.set_serving(True)
@@ -130,6 +132,23 @@ async def test_health_follows_serving(service: Service) -> None:
     assert (await service.health.Check(asked)).status == health_pb2.HealthCheckResponse.SERVING
     await service.server.set_serving(False)
     assert (await service.health.Check(asked)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def test_a_wrong_canary_is_data_loss_and_not_serving_until_a_good_load(service: Service, tmp_path: Path) -> None:
+    weights = publish(tmp_path, 1, [Canary((1, 2), (-1.0,))], lambda folder: (folder / "config.json").write_text("{}"))
+    asked = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
+    load = pb.LoadCheckpointRequest(policy_version=1, location=str(weights.folder), checksum=weights.checksum)
+
+    service.engine.canary_errors[1] = 0.2
+    with pytest.raises(aio.AioRpcError, match="differ from the trainer's by 2.00e-01 nats") as raised:
+        await service.stub.LoadCheckpoint(load)
+    assert raised.value.code() is grpc.StatusCode.DATA_LOSS
+    assert (await service.health.Check(asked)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert (await service.stub.GetStatus(pb.GetStatusRequest())).policy_version == 0
+
+    service.engine.canary_errors.clear()
+    assert (await service.stub.LoadCheckpoint(load)).policy_version == 1
+    assert (await service.health.Check(asked)).status == health_pb2.HealthCheckResponse.SERVING
 
 
 async def test_before_the_model_is_loaded_calls_are_unavailable() -> None:
