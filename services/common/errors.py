@@ -49,6 +49,12 @@ class ConfigurationError(TreerlError):
     status = StatusCode.FAILED_PRECONDITION
 
 
+class NotReadyError(TreerlError):
+    """This worker cannot do it at present, but another one may, or this one later."""
+
+    status = StatusCode.UNAVAILABLE
+
+
 class CheckpointError(TreerlError):
     """Published weights are missing, incomplete, of the wrong shape or of the wrong checksum."""
 
