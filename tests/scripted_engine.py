@@ -18,6 +18,7 @@ class ScriptedEngine:
     """Draws uniformly from ten tokens, of which 0 ends a response; surprisal falls on tokens by their value."""
 
     def __init__(self, latency_s: float = 0.0) -> None:
+        self.replicas = 1
         self.requests: list[CompletionRequest] = []
         self.running = 0
         self.most_running = 0
@@ -57,8 +58,10 @@ class ScriptedEngine:
             prefilled_tokens=1,
         )
 
-    async def score(self, token_ids: tuple[int, ...]) -> tuple[float, ...]:
-        """A logprob of -1 for each token, off by the version's canary error."""
+    async def score(self, token_ids: tuple[int, ...], replica: int = 0) -> tuple[float, ...]:
+        """A logprob of -1 for each token, off by the version's canary error; the last replica alone errs."""
+        if replica < self.replicas - 1:
+            return (-1.0,) * (len(token_ids) - 1)
         return (-1.0 + self.canary_errors.get(self.policy_version, 0.0),) * (len(token_ids) - 1)
 
     async def pause(self, in_flight: InFlight) -> None:

@@ -20,6 +20,7 @@ class CompletionRequest:
         seed: seed of this continuation's draws; None draws one.
         stop: strings that end it and stay part of it.
         with_entropies: whether each token's Shannon entropy is wanted.
+        affinity: requests of one affinity go to one replica, where the prefix that they share is cached.
     """
 
     token_ids: tuple[int, ...]
@@ -29,6 +30,7 @@ class CompletionRequest:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     with_entropies: bool = False
+    affinity: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,13 @@ class InFlight(Enum):
 
 
 class Engine(Protocol):
-    """An inference engine that batches whatever runs at once."""
+    """An inference engine that batches whatever runs at once.
+
+    Attributes:
+        replicas: copies of the model that it holds.
+    """
+
+    replicas: int
 
     async def complete(self, request: CompletionRequest) -> Completion:
         """Sample one continuation; cancelling the task frees the engine at once.
@@ -70,8 +78,8 @@ class Engine(Protocol):
             InvalidRequestError: the request exceeds what the model can hold.
         """
 
-    async def score(self, token_ids: tuple[int, ...]) -> tuple[float, ...]:
-        """Logprob of every token but the first under the current weights, at temperature 1, in nats.
+    async def score(self, token_ids: tuple[int, ...], replica: int = 0) -> tuple[float, ...]:
+        """Logprob of every token but the first under a replica's current weights, at temperature 1, in nats.
 
         Works after `replace_weights`, before `resume`. A sequence that the model cannot hold is cut at its end.
         """

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable
 
@@ -38,6 +39,7 @@ class GrowingTree:
         self._request = request
         self._on_branch = on_branch
         self._prompt = codec.encode(request.problem.prompt)
+        self._affinity = zlib.crc32(request.tree_id.encode())
         self._branches: list[Branch] = []
         self._seeds: list[int | None] = []
         self._forks: Counter[tuple[int, int]] = Counter()
@@ -104,6 +106,7 @@ class GrowingTree:
                 seed=seed,
                 stop=sampling.stop,
                 with_entropies=self._request.search.selection is ForkSelection.ENTROPY,
+                affinity=self._affinity,
             )
         )
         branch = Branch(

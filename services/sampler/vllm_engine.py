@@ -34,8 +34,9 @@ class VllmEngine:
     no prefix outlives its weights, and vLLM's weight version, so that each token says under what it was sampled.
     """
 
-    def __init__(self, llm: Any, max_model_tokens: int) -> None:
+    def __init__(self, llm: Any, max_model_tokens: int, replicas: int) -> None:
         """Wrap a running AsyncLLM; use `start`."""
+        self.replicas = replicas
         self._llm = llm
         self._max_model_tokens = max_model_tokens
         self._tenure = ""
@@ -68,7 +69,7 @@ class VllmEngine:
             llm = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments)
         except (ValueError, RuntimeError, OSError) as error:
             raise ConfigurationError(f"vLLM cannot run {folder}: {error}") from error
-        engine = cls(llm, settings.max_model_tokens)
+        engine = cls(llm, settings.max_model_tokens, settings.data_parallel)
         await engine._begin_tenure(policy_version)
         await engine.resume()
         return engine
@@ -99,7 +100,7 @@ class VllmEngine:
         while True:
             await self._until_open()
             asked_in = self._tenure
-            output = await self._run(request.token_ids, parameters)
+            output = await self._run(request.token_ids, parameters, request.affinity % self.replicas)
             await self._until_open()  # the weights under which a kept request ended may yet be refused
             sampled = output.outputs[0]
             if sampled.finish_reason != "abort" and self._stands(sampled.weight_versions, asked_in):
@@ -113,7 +114,7 @@ class VllmEngine:
             prefilled_tokens=len(request.token_ids) - (output.num_cached_tokens or 0),
         )
 
-    async def score(self, token_ids: tuple[int, ...]) -> tuple[float, ...]:
+    async def score(self, token_ids: tuple[int, ...], replica: int = 0) -> tuple[float, ...]:
         """See `Engine.score`."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -126,7 +127,7 @@ class VllmEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         held = token_ids[: self._max_model_tokens - 1]  # vLLM samples a token in any case
-        output = await self._run(held, parameters)
+        output = await self._run(held, parameters, replica)
         return tuple(p[t].logprob for t, p in zip(held[1:], output.prompt_logprobs[1:], strict=True))
 
     async def pause(self, in_flight: InFlight) -> None:
@@ -186,11 +187,12 @@ class VllmEngine:
         while not self._open.is_set():  # it may have been closed again before a waiter's turn comes
             await self._open.wait()
 
-    async def _run(self, token_ids: tuple[int, ...], parameters: Any) -> Any:
+    async def _run(self, token_ids: tuple[int, ...], parameters: Any, replica: int) -> Any:
         self._requests += 1
         prompt = {"prompt_token_ids": list(token_ids), "cache_salt": self._tenure}
+        name = str(self._requests)
         with _alive():
-            outputs = [output async for output in self._llm.generate(prompt, parameters, str(self._requests))]
+            outputs = [o async for o in self._llm.generate(prompt, parameters, name, data_parallel_rank=replica)]
         return outputs[-1]
 
 
@@ -223,6 +225,7 @@ def engine_arguments(settings: SamplerSettings, folder: Path, on_cpu: bool) -> d
         "enforce_eager": on_cpu,
         "gpu_memory_utilization": settings.gpu_memory_share,
         "tensor_parallel_size": settings.tensor_parallel,
+        "data_parallel_size": settings.data_parallel,
         "worker_extension_cls": "services.sampler.vllm_worker.WeightReload",
         "logprobs_mode": "raw_logprobs",
         "max_logprobs": ENTROPY_TOP_K,

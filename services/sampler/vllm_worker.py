@@ -24,7 +24,7 @@ class WeightReload:
             # else the next reload would count the tensors that this one left behind among its own
             from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
-            finalize_layerwise_reload(model, self.model_runner.model_config)
+            finalize_layerwise_reload(model, self.model_runner.model_config)  # type: ignore[no-untyped-call]
             raise
         packed = [m for m in model.modules() if hasattr(m, "cpu_linear") and m.weight.ndim == 2]
         if packed:

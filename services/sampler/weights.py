@@ -152,15 +152,19 @@ class ServedWeights:
         log.warning("old weights brought back", policy_version=before.policy_version, reason=str(failure))
 
     async def prove(self, weights: PublishedWeights) -> float:
-        """Largest |engine - trainer| logprob over the canaries of weights that the engine should have, in nats.
+        """Largest |engine - trainer| logprob over all canaries and replicas, in nats.
+
+        Args:
+            weights: what the engine should have.
 
         Raises:
             CanaryError: it exceeds the tolerance, or is not a number.
         """
-        scores = await self._scores(weights.canaries)
+        told = [(canary, replica) for canary in weights.canaries for replica in range(self._engine.replicas)]
+        scores = await asyncio.gather(*(self._engine.score(canary.token_ids, replica) for canary, replica in told))
         differences = [
             abs(ours - theirs)
-            for score, canary in zip(scores, weights.canaries, strict=True)
+            for score, (canary, _) in zip(scores, told, strict=True)
             for ours, theirs in zip(score, canary.logprobs, strict=False)  # the engine scores what the model holds
         ]
         largest = math.nan if any(map(math.isnan, differences)) else max(differences, default=math.nan)
@@ -175,12 +179,9 @@ class ServedWeights:
         """The weights now serving with canaries, of the engine's own making where no trainer gave any."""
         if weights.canaries:
             return weights
-        scores = await self._scores(canaries)
+        scores = await asyncio.gather(*(self._engine.score(canary.token_ids) for canary in canaries))
         own = [Canary(c.token_ids[: len(score) + 1], score) for c, score in zip(canaries, scores, strict=True)]
         return replace(weights, canaries=tuple(own))
-
-    async def _scores(self, canaries: Sequence[Canary]) -> list[tuple[float, ...]]:
-        return await asyncio.gather(*(self._engine.score(canary.token_ids) for canary in canaries))
 
     async def _trust(self, trusted: bool) -> None:
         if trusted is not self.trusted:

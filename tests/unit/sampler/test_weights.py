@@ -238,13 +238,21 @@ async def test_a_wrong_canary_brings_the_old_weights_back_and_costs_the_trust_un
 async def test_one_logprob_that_is_not_a_number_spoils_a_canary_of_many(
     served: ServedWeights, engine: ScriptedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def score(token_ids: tuple[int, ...]) -> tuple[float, ...]:
+    async def score(token_ids: tuple[int, ...], replica: int) -> tuple[float, ...]:
         return (-1.0, math.nan if engine.policy_version == 2 else -1.0)
 
     monkeypatch.setattr(engine, "score", score)
     with pytest.raises(CanaryError, match="by nan nats"):
         await load(served, published(tmp_path / "w", 2))
     assert served.policy_version == 1
+
+
+async def test_every_replica_must_prove_its_weights(
+    served: ServedWeights, engine: ScriptedEngine, tmp_path: Path
+) -> None:
+    engine.replicas, engine.canary_errors[2] = 3, 0.2
+    with pytest.raises(CanaryError):
+        await load(served, published(tmp_path / "w", 2))
 
 
 async def test_completions_that_ran_under_refused_weights_begin_anew(
