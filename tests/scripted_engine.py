@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from services.common.errors import CheckpointError
 from services.common.token_class import TokenClass
 from services.common.tree import FinishReason, Logprobs, VersionSpan
 from services.sampler.engine import Completion, CompletionRequest, InFlight
@@ -18,13 +19,19 @@ class ScriptedEngine:
     """Draws uniformly from ten tokens, of which 0 ends a response; surprisal falls on tokens by their value."""
 
     def __init__(self, latency_s: float = 0.0) -> None:
+        self.replicas = 1
         self.requests: list[CompletionRequest] = []
         self.running = 0
         self.most_running = 0
         self.cancelled = 0
         self.policy_version = 0
         self.loaded: list[Path] = []
-        self.canary_error = 0.0
+        self.unreadable: set[Path] = set()
+        self.canary_errors: dict[int, float] = {}
+        self.pauses: list[InFlight] = []
+        self.paused = False
+        self.pausing = asyncio.Event()
+        self.pausing.set()
         self._latency_s = latency_s
 
     async def complete(self, request: CompletionRequest) -> Completion:
@@ -62,20 +69,28 @@ class ScriptedEngine:
             stop_reason=stop_reason,
         )
 
-    async def score(self, token_ids: tuple[int, ...]) -> tuple[float, ...]:
-        """A logprob of -1 for each token, off by `canary_error`."""
-        return (-1.0 + self.canary_error,) * (len(token_ids) - 1)
+    async def score(self, token_ids: tuple[int, ...], replica: int = 0) -> tuple[float, ...]:
+        """A logprob of -1 for each token, off by the version's canary error; the last replica alone errs."""
+        if replica < self.replicas - 1:
+            return (-1.0,) * (len(token_ids) - 1)
+        return (-1.0 + self.canary_errors.get(self.policy_version, 0.0),) * (len(token_ids) - 1)
 
     async def pause(self, in_flight: InFlight) -> None:
-        """Nothing to hold."""
+        """Wait until `pausing` is set."""
+        self.pauses.append(in_flight)
+        self.paused = True
+        await self.pausing.wait()
 
     async def replace_weights(self, folder: Path, policy_version: int) -> None:
-        """Remember the folder."""
+        """Remember the folder, unless it is unreadable."""
         self.loaded.append(folder)
+        if folder in self.unreadable:
+            raise CheckpointError(f"cannot read {folder}")
         self.policy_version = policy_version
 
     async def resume(self) -> None:
-        """Nothing was held."""
+        """Note it."""
+        self.paused = False
 
 
 class DigitCodec:

@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from services.common import codec
 from services.common.grpc_server import CHANNEL_OPTIONS, GrpcServer
+from services.common.published_weights import unpublished
 from services.common.tree import SearchParameters
 from services.sampler.engine import Completion, CompletionRequest
 from services.sampler.prompts import PromptCodec
@@ -82,8 +83,9 @@ async def served_sampler(
     """A sampler that serves, under the default settings but for those given."""
     changed = SETTINGS.model_copy(update=settings)
     servicer = SamplerServicer(changed)
-    servicer.attach(engine, prompts or DigitCodec(), ServedWeights(engine, Path("model"), 0, "", 1e-3))
     server = GrpcServer(changed, SERVICE_NAME, MAX_REQUEST_BYTES)
+    weights = ServedWeights(engine, unpublished(Path("model")), 1e-3, server.set_serving)
+    servicer.attach(engine, prompts or DigitCodec(), weights)
     rpc.add_SamplerServiceServicer_to_server(servicer, server.server)
     async with server:
         await server.set_serving(True)

@@ -64,10 +64,20 @@ class ConfigurationError(TreerlError):
     status = StatusCode.FAILED_PRECONDITION
 
 
+class NotReadyError(TreerlError):
+    """This worker cannot do it at present, but another one may, or this one later."""
+
+    status = StatusCode.UNAVAILABLE
+
+
 class CheckpointError(TreerlError):
     """Published weights are missing, incomplete, of the wrong shape or of the wrong checksum."""
 
     status = StatusCode.DATA_LOSS
+
+
+class CanaryError(CheckpointError):
+    """The engine does not compute what the trainer computes with the same weights."""
 
 
 class MismatchError(TreerlError):

@@ -41,7 +41,7 @@ FORK_SURPRISAL = Histogram(
 )
 SHORTENED_PROMPTS = Counter("treerl_shortened_prompts", "Prompts whose text was cut to leave room for the response")
 SAMPLER_POLICY_VERSION = Gauge("treerl_sampler_policy_version", "Policy version that the sampler serves")
-RELOADS = Counter("treerl_reloads", "Weight reloads, by result", ["result"])
+RELOADS = Counter("treerl_reloads", "Weight reloads, by result: loaded, refused, wrong canary, interrupted", ["result"])
 RELOAD_PAUSE_SECONDS = Histogram(
     "treerl_reload_pause_seconds", "Time during a reload when no token could be sampled", buckets=_SECONDS
 )

@@ -15,19 +15,31 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import structlog
+
 from services.common.durable_folder import digest, digests, write_folder
 from services.common.errors import CheckpointError
 
 _STABLE = "STABLE"
 _MANIFEST = "manifest.json"
 
+log = structlog.get_logger()
+
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """A token sequence and the trainer's logprob of each token but the first, at temperature 1, in nats."""
+    """A token sequence and the trainer's logprob of each token but the first, at temperature 1, in nats.
+
+    Raises:
+        ValueError: there is not one logprob, or not as many as there should be.
+    """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.logprobs) == len(self.token_ids) - 1:
+            raise ValueError(f"a canary of {len(self.token_ids)} tokens has {len(self.logprobs)} logprobs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +49,7 @@ class PublishedWeights:
     Attributes:
         folder: where it is.
         policy_version: optimizer steps behind the weights.
-        checksum: digest over the names and digests of all files.
+        checksum: digest over the names and digests of all files; empty where no trainer published them.
         files: SHA-256 of each file, by name.
         canaries: what an engine with these weights must compute.
     """
@@ -86,7 +98,8 @@ def read(folder: Path) -> PublishedWeights:
     """Read and check a folder of weights.
 
     Raises:
-        CheckpointError: it is missing, unfinished, or a file is missing or differs from its checksum.
+        CheckpointError: it is missing or unfinished, a file is missing or differs from its checksum, or it has no
+            canary by which a load could be proven.
     """
     try:
         finished, there = (folder / _STABLE).exists(), folder.exists()
@@ -106,13 +119,32 @@ def read(folder: Path) -> PublishedWeights:
         raise CheckpointError(
             f"manifest of {folder} has checksum {weights.checksum[:12]}…, its files give {found[:12]}…"
         )
+    if not weights.canaries:
+        raise CheckpointError(f"weights folder {folder} has no canary: nothing could prove that they were loaded")
     return weights
 
 
-def latest(root: Path) -> Path | None:
-    """The finished folder of the highest version, or None."""
-    finished = [folder for folder in root.glob("v*") if (folder / _STABLE).exists()]
-    return max(finished, default=None)
+def unpublished(folder: Path) -> PublishedWeights:
+    """A model folder that no trainer published, as version 0."""
+    return PublishedWeights(folder, policy_version=0, checksum="", files={}, canaries=())
+
+
+def latest(root: Path) -> PublishedWeights | None:
+    """The highest version that is finished and undamaged, or None if none was ever finished.
+
+    Raises:
+        CheckpointError: every finished folder is damaged; says what is wrong with the newest.
+    """
+    damage: list[CheckpointError] = []
+    for folder in sorted((path for path in root.glob("v*") if (path / _STABLE).exists()), reverse=True):
+        try:
+            return read(folder)
+        except CheckpointError as error:
+            log.warning("damaged weights are passed over", error=str(error))
+            damage.append(error)
+    if damage:
+        raise damage[0]
+    return None
 
 
 def version_folder(root: Path, policy_version: int) -> Path:

@@ -8,7 +8,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from services.common import metrics, streams
-from services.common.errors import InvalidRequestError, TreerlError, UnavailableError
+from services.common.errors import InvalidRequestError, NotReadyError, TreerlError, UnavailableError
 from services.common.streams import Entry, Streams
 
 DRAIN_S = 10.0
@@ -36,23 +36,31 @@ class Stage:
         self._sink_bound = sink_bound
         self._busy: dict[bytes, Entry] = {}
 
-    async def run(self, handle: Callable[[bytes], Awaitable[bytes]], stopping: asyncio.Event) -> None:
+    async def run(
+        self,
+        handle: Callable[[bytes], Awaitable[bytes]],
+        stopping: asyncio.Event,
+        ready: Callable[[], bool] = lambda: True,
+    ) -> None:
         """Work until asked to stop; entries under way then get `DRAIN_S` to end, and are left for redelivery if not.
 
         Args:
-            handle: makes an entry's output from its payload. InvalidRequestError buries the entry; any other
-                TreerlError leaves it to be delivered again.
+            handle: makes an entry's output from its payload. InvalidRequestError buries the entry, NotReadyError hands
+                it back for any worker to take; any other TreerlError leaves it to be delivered again.
             stopping: set once no new entry should be taken.
+            ready: whether a new entry may be taken now.
 
         Raises:
             UnavailableError: Redis stopped answering.
         """
         try:
-            await self._run(handle, stopping)
+            await self._run(handle, stopping, ready)
         except* RedisError as lost:
             raise UnavailableError(f"Redis stopped answering: {lost.exceptions[0]}") from lost
 
-    async def _run(self, handle: Callable[[bytes], Awaitable[bytes]], stopping: asyncio.Event) -> None:
+    async def _run(
+        self, handle: Callable[[bytes], Awaitable[bytes]], stopping: asyncio.Event, ready: Callable[[], bool]
+    ) -> None:
         await self._streams.create()
         async with asyncio.TaskGroup() as tasks:
             touching = tasks.create_task(self._touch_busy())
@@ -66,7 +74,10 @@ class Stage:
                         task = tasks.create_task(self._work(entry, handle))
                         handling.add(task)
                         task.add_done_callback(handling.discard)
-                if time.monotonic() - reclaimed_at > streams.IDLE_MS / 3000:
+                if not ready():
+                    entries = []
+                    await asyncio.sleep(0.02)
+                elif time.monotonic() - reclaimed_at > streams.IDLE_MS / 3000:
                     reclaimed_at = time.monotonic()
                     entries = await self._streams.reclaim(self._source, self._slots)
                 else:
@@ -95,6 +106,10 @@ class Stage:
                 metrics.STREAM_ENTRIES.labels(self._source, "done" if done else "duplicate").inc()
             except InvalidRequestError as error:
                 await self._streams.bury(self._source, entry, str(error))
+            except NotReadyError as error:
+                await self._streams.hand_back(self._source, entry)
+                metrics.STREAM_ENTRIES.labels(self._source, "handed back").inc()
+                log.info("entry handed back", reason=str(error))
             except TreerlError as error:
                 metrics.STREAM_ENTRIES.labels(self._source, "failed").inc()
                 log.warning("entry failed; it will be delivered again", error=str(error))

@@ -6,6 +6,7 @@ How that holds:
   them up again after a restart under the same name, or another worker does once they have been idle.
 * A worker writes its output and acknowledges its input in one script, and only if the input was still pending:
   acknowledging can succeed once, so output can appear once, however often an entry was delivered.
+* An entry that a worker hands back moves to the end of its stream, by the same script.
 * A batch of requests is written together with its name, in one script, and only if the name is new: a trainer that
   resumes asks again and changes nothing.
 * The trainer acknowledges graded trees when a durable checkpoint covers them.
@@ -223,6 +224,10 @@ class Streams:
         """
         arguments: list[str | bytes] = [GROUP, entry.position, "id", entry.tree_id, "payload", payload]
         return bool(await self._complete(keys=[self.key(source), self.key(sink)], args=arguments))
+
+    async def hand_back(self, stream: str, entry: Entry) -> None:
+        """Put an entry at the end of its stream, for any worker to take, unless another one finished it."""
+        await self.complete(stream, entry, stream, entry.payload)
 
     async def bury(self, stream: str, entry: Entry, reason: str) -> None:
         """Move an entry to the dead letters."""

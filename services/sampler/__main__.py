@@ -1,6 +1,7 @@
 """The sampler process: `python -m services.sampler --config FILE`."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -38,7 +39,7 @@ async def serve(settings: SamplerSettings) -> None:
     async with server:
         redis = await connect(settings.redis_url)
         prompts = TokenizerCodec(settings)
-        engine, weights = await load(settings)
+        engine, weights = await load(settings, server.set_serving)
         try:
             servicer.attach(engine, prompts, weights)
             await server.set_serving(True)
@@ -56,25 +57,26 @@ async def serve(settings: SamplerSettings) -> None:
             await redis.aclose()
 
 
-async def load(settings: SamplerSettings) -> tuple[VllmEngine, ServedWeights]:
-    """Start the engine on the latest published weights, or on the model folder if there are none.
+async def load(
+    settings: SamplerSettings, on_trust: Callable[[bool], Awaitable[None]]
+) -> tuple[VllmEngine, ServedWeights]:
+    """Start the engine on the latest good weights that were published, or on the model folder if there are none.
 
     Raises:
-        CheckpointError: the published weights are damaged, or the engine's canary differs from the trainer's.
+        CheckpointError: all published weights are damaged, or the engine's canary differs from the trainer's.
     """
-    folder = None if settings.weights_dir is None else published_weights.latest(settings.weights_dir)
-    if folder is None:
-        engine = await VllmEngine.start(settings, settings.model, policy_version=0)
-        return engine, ServedWeights(engine, settings.model, 0, "", settings.canary_tolerance_nats)
-    published = await asyncio.to_thread(published_weights.read, folder)
-    engine = await VllmEngine.start(settings, folder, published.policy_version)
-    weights = ServedWeights(
-        engine, folder, published.policy_version, published.checksum, settings.canary_tolerance_nats
-    )
-    difference = await weights.canary_difference(published)
-    if difference > settings.canary_tolerance_nats:
-        engine.close()
-        raise CheckpointError(f"the engine's logprobs differ from those of {folder} by {difference:.2e} on its canary")
+    published = None
+    if settings.weights_dir is not None:
+        published = await asyncio.to_thread(published_weights.latest, settings.weights_dir)
+    start = published or published_weights.unpublished(settings.model)
+    engine = await VllmEngine.start(settings, start.folder, start.policy_version)
+    weights = ServedWeights(engine, start, settings.canary_tolerance_nats, on_trust)
+    if published is not None:
+        try:
+            await weights.prove(published)
+        except CheckpointError:
+            engine.close()
+            raise
     return engine, weights
 
 

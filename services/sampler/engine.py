@@ -25,6 +25,7 @@ class CompletionRequest:
         logprobs: which log-probabilities are wanted.
         adapter: LoRA adapter to draw from; empty for the policy itself.
         with_entropies: whether each token's Shannon entropy is wanted.
+        affinity: requests of one affinity go to one replica, where the prefix that they share is cached.
     """
 
     token_ids: tuple[int, ...]
@@ -38,6 +39,7 @@ class CompletionRequest:
     logprobs: Logprobs = Logprobs.RAW
     adapter: str = ""
     with_entropies: bool = False
+    affinity: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,13 @@ class InFlight(Enum):
 
 
 class Engine(Protocol):
-    """An inference engine that batches whatever runs at once."""
+    """An inference engine that batches whatever runs at once.
+
+    Attributes:
+        replicas: copies of the model that it holds.
+    """
+
+    replicas: int
 
     async def complete(self, request: CompletionRequest) -> Completion:
         """Sample one continuation; cancelling the task frees the engine at once.
@@ -85,10 +93,10 @@ class Engine(Protocol):
                 what the engine cannot do.
         """
 
-    async def score(self, token_ids: tuple[int, ...]) -> tuple[float, ...]:
-        """Logprob of every token but the first under the current weights, at temperature 1, in nats.
+    async def score(self, token_ids: tuple[int, ...], replica: int = 0) -> tuple[float, ...]:
+        """Logprob of every token but the first under a replica's current weights, at temperature 1, in nats.
 
-        Works while paused.
+        Works after `replace_weights`, before `resume`. A sequence that the model cannot hold is cut at its end.
         """
 
     async def pause(self, in_flight: InFlight) -> None:
@@ -97,8 +105,12 @@ class Engine(Protocol):
     async def replace_weights(self, folder: Path, policy_version: int) -> None:
         """Read the weights of a Hugging Face folder into the running model; call between `pause` and `resume`.
 
-        Completions that `pause` kept go on under the new weights as soon as this returns.
+        Completions that `pause` kept go on under the new weights as soon as this returns. If the weights are replaced
+        once more before `resume`, these were refused: what was sampled under them is thrown away and sampled again.
+
+        Raises:
+            CheckpointError: the folder cannot be read; the model then holds neither these weights nor the old ones.
         """
 
     async def resume(self) -> None:
-        """Begin completions again."""
+        """Accept the weights and begin completions again."""

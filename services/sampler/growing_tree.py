@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable
 
@@ -51,6 +52,7 @@ class GrowingTree:
         self._request = request
         self._on_branch = on_branch
         self._prompt = codec.encode(request.problem.prompt, request.sampling.max_tokens)
+        self._affinity = zlib.crc32(request.tree_id.encode())
         self._branches: list[Branch] = []
         self._seeds: list[int | None] = []
         self._forks: Counter[tuple[int, int]] = Counter()
@@ -158,6 +160,7 @@ class GrowingTree:
                 logprobs=sampling.logprobs,
                 adapter=sampling.adapter,
                 with_entropies=self._request.search.selection is ForkSelection.ENTROPY,
+                affinity=self._affinity,
             )
         )
         branch = Branch(

@@ -125,7 +125,7 @@ class SamplerServicer(rpc.SamplerServiceServicer):
         _, _, weights = self._ready()
         return pb.GetStatusResponse(
             policy_version=weights.policy_version,
-            checksum=weights.checksum,
+            checksum=weights.now.checksum,
             model=str(self._settings.model),
             trees_in_flight=len(self._searching),
             trees_held=len(self._held),

@@ -50,10 +50,16 @@ class SamplerSettings(ServiceSettings):
     max_batch_tokens: int = Field(
         default=8192, ge=256, description="tokens that one engine step may process; on a CPU at least max_model_tokens"
     )
-    cpu_threads: int = Field(default=0, ge=0, description="OpenMP threads of the engine on a CPU; 0 takes every core")
+    cpu_threads: int = Field(default=0, ge=0, description="OpenMP threads of a CPU engine; 0: every core but one")
     kv_cache_gib: float = Field(default=1.0, gt=0, description="memory of the KV cache on a CPU, in GiB")
     gpu_memory_share: float = Field(default=0.85, gt=0, lt=1, description="share of a GPU's memory that vLLM may take")
     tensor_parallel: int = Field(default=1, ge=1, description="GPUs that one copy of the model spans")
+    data_parallel: int = Field(
+        default=1,
+        ge=1,
+        description="copies of the model behind this sampler; several samplers of one copy do the same work and can be "
+        "restarted one by one",
+    )
     trees_in_flight: int = Field(default=24, ge=1, description="trees searched at once from the prompts stream")
     max_waiting_trees: int = Field(
         default=1024, ge=1, description="ungraded trees in the trees stream above which no prompt is taken"

@@ -58,6 +58,7 @@ def sampling_params(request: CompletionRequest, two_logprobs: bool) -> Any:
             flat_logprobs=True,
             output_kind=RequestOutputKind.DELTA if request.stop else RequestOutputKind.FINAL_ONLY,
             stream_interval=STOP_CHECK_TOKENS if request.stop else None,
+            skip_clone=True,  # nobody else holds them
         )
     except VLLMClientError as error:
         raise InvalidRequestError(str(error)) from error
@@ -97,6 +98,11 @@ class GrowingCompletion:
         """Whether a reload ended it: it must be sampled again under the new weights."""
         return self._match is None and self._last.outputs[0].finish_reason == "abort"
 
+    @property
+    def tenures(self) -> list[str]:
+        """Names of the weights that sampled it, in order."""
+        return [span.version for span in self._spans()]
+
     def completion(self) -> Completion:
         """What was sampled."""
         sampled = self._last.outputs[0]
@@ -108,12 +114,19 @@ class GrowingCompletion:
             token_ids=tuple(self._token_ids),
             logprobs=tuple(self._logprobs),
             entropies=tuple(self._entropies),
-            versions=_versions(sampled.weight_versions, len(self._token_ids)),
+            versions=tuple(
+                VersionSpan(_policy_version(span.version), min(span.end, len(self._token_ids)) - span.start)
+                for span in self._spans()
+            ),
             finish_reason=FinishReason.LENGTH if cut else FinishReason.STOP,
             prefilled_tokens=len(self._request.token_ids) - (self._last.num_cached_tokens or 0),
             sampling_logprobs=tuple(self._sampling_logprobs),
             stop_reason=stop_reason,
         )
+
+    def _spans(self) -> list[Any]:
+        """Who sampled the tokens that count."""
+        return [s for s in self._last.outputs[0].weight_versions if s.start < len(self._token_ids)]
 
     def _read(self, flat: Any) -> None:
         """Take the log-probabilities of new tokens; each token's own comes first, then the marked one."""
@@ -128,9 +141,9 @@ class GrowingCompletion:
                 )
 
 
-def _versions(spans: Any, num_tokens: int) -> tuple[VersionSpan, ...]:
-    """Who sampled the first tokens of a completion."""
-    return tuple(VersionSpan(int(s.version), min(s.end, num_tokens) - s.start) for s in spans if s.start < num_tokens)
+def _policy_version(tenure: str) -> int:
+    """The version in the name that `VllmEngine` gives to a tenure."""
+    return int(tenure.partition(".")[0])
 
 
 def _entropy(logprobs: dict[int, float]) -> float:

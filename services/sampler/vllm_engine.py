@@ -4,34 +4,37 @@ Not covered: multimodal prompts, and weight transfer over NCCL.
 """
 
 import asyncio
-import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from services.common.errors import ConfigurationError, InvalidRequestError, UnavailableError
-from services.sampler.adapters import Adapter, engine_rank, read_adapters
+from services.common.errors import CheckpointError, ConfigurationError, InvalidRequestError, UnavailableError
+from services.sampler.adapters import Adapter, read_adapters
 from services.sampler.engine import Completion, CompletionRequest, InFlight
 from services.sampler.settings import SamplerSettings
-from services.sampler.vllm_completion import MAX_TOP_TOKENS, GrowingCompletion, sampling_params
-
-CPU_BLOCK_TOKENS = 32
-"""Smallest prefix-cache block of vLLM's CPU backend: a fork computes less than one block again."""
-
-CUDA_BLOCK_TOKENS = 16
-"""Smallest prefix-cache block on CUDA."""
+from services.sampler.vllm_arguments import engine_arguments, runs_on_cpu, set_environment
+from services.sampler.vllm_completion import GrowingCompletion, sampling_params
 
 
 class VllmEngine:
-    """One vLLM engine. Every request carries the policy version as cache salt, so no prefix outlives its weights."""
+    """One vLLM engine.
 
-    def __init__(self, llm: Any, max_model_tokens: int) -> None:
+    Each time that weights are put into it begins a *tenure*, with a name of its own: a policy version can come twice
+    with different weights, when a trainer resumes from a checkpoint. The tenure is every request's cache salt, so that
+    no prefix outlives its weights, and vLLM's weight version, so that each token says under what it was sampled.
+    """
+
+    def __init__(self, llm: Any, max_model_tokens: int, replicas: int) -> None:
         """Wrap a running AsyncLLM; use `start`."""
+        self.replicas = replicas
         self._llm = llm
         self._max_model_tokens = max_model_tokens
-        self._policy_version = 0
         self._two_logprobs = False
         self._adapters: dict[str, Any] = {}
+        self._tenure = ""
+        self._tenures = 0
+        self._accepted: set[str] = set()
         self._requests = 0
         self._open = asyncio.Event()
         self._open.set()
@@ -49,50 +52,23 @@ class VllmEngine:
             ConfigurationError: vLLM refuses the model, an adapter or the settings.
         """
         adapters = read_adapters(settings.adapters)
-        on_cpu = _runs_on_cpu(settings)
-        if on_cpu and settings.max_batch_tokens < settings.max_model_tokens:
-            raise ConfigurationError(
-                f"max_batch_tokens is {settings.max_batch_tokens}: expected at least max_model_tokens, "
-                f"{settings.max_model_tokens}, on a CPU, where one engine step takes a whole prompt"
-            )
-        _set_environment(settings, on_cpu)
+        on_cpu = runs_on_cpu(settings)
+        set_environment(settings, on_cpu)
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        arguments = AsyncEngineArgs(
-            model=str(folder),
-            skip_tokenizer_init=True,
-            dtype=settings.precision,
-            max_model_len=settings.max_model_tokens,
-            max_num_seqs=settings.max_sequences,
-            max_num_batched_tokens=settings.max_batch_tokens,
-            block_size=CPU_BLOCK_TOKENS if on_cpu else CUDA_BLOCK_TOKENS,
-            enable_prefix_caching=True,
-            # vLLM's CPU worker dies of a seeded request whose prompt is computed in two steps: it cannot take back the
-            # random number that it drew after the first
-            enable_chunked_prefill=not on_cpu,
-            enforce_eager=on_cpu,
-            gpu_memory_utilization=settings.gpu_memory_share,
-            tensor_parallel_size=settings.tensor_parallel,
-            enable_lora=bool(adapters),
-            # one place stays empty: vLLM's CPU kernels add what is in the last one to tokens that have no adapter
-            max_loras=len(adapters) + 1,
-            max_lora_rank=engine_rank(adapters),
-            worker_extension_cls="services.sampler.vllm_worker.WeightReload",
-            logprobs_mode="raw_logprobs",
-            max_logprobs=MAX_TOP_TOKENS,
-            disable_log_stats=True,
-        )
+        arguments = AsyncEngineArgs(**engine_arguments(settings, folder, on_cpu, adapters))
         try:
             # off the event loop: health checks must be answered while the model loads
             llm = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments)
         except (ValueError, RuntimeError, OSError) as error:
             raise ConfigurationError(f"vLLM cannot run {folder}: {error}") from error
-        engine = cls(llm, settings.max_model_tokens)
+        engine = cls(llm, settings.max_model_tokens, settings.data_parallel)
         try:
-            await engine._set_version(policy_version)
+            await engine._begin_tenure(policy_version)
             engine._two_logprobs = all(await llm.collective_rpc("return_two_logprobs"))
             await engine._load_adapters(adapters)
+            await engine.resume()
         except BaseException:
             engine.close()
             raise
@@ -109,17 +85,20 @@ class VllmEngine:
             )
         adapter = self._adapter(request.adapter)
         parameters = sampling_params(request, self._two_logprobs)
+        replica = request.affinity % self.replicas
         while True:
-            await self._open.wait()  # a request must not be given the old salt and then meet the new weights
+            await self._until_open()
+            asked_in = self._tenure
             completion = GrowingCompletion(request)
             request_id = self._next_request_id()
-            async for output in self._run(request_id, request.token_ids, parameters, adapter):
+            async for output in self._run(request_id, request.token_ids, parameters, replica, adapter):
                 if completion.add(output):
                     await self._llm.abort(request_id)
-            if not completion.lost:
-                return completion.completion()
+            await self._until_open()  # the weights under which a kept request ended may yet be refused
+            if not completion.lost and self._stands(completion.tenures, asked_in):
+                return completion.completion()  # else a reload came between: sample again
 
-    async def score(self, token_ids: tuple[int, ...]) -> tuple[float, ...]:
+    async def score(self, token_ids: tuple[int, ...], replica: int = 0) -> tuple[float, ...]:
         """See `Engine.score`."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -131,24 +110,35 @@ class VllmEngine:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        async for output in self._run(self._next_request_id(), token_ids, parameters):
+        held = token_ids[: self._max_model_tokens - 1]  # vLLM samples a token in any case
+        async for output in self._run(self._next_request_id(), held, parameters, replica):
             prompt_logprobs = output.prompt_logprobs
-        return tuple(p[t].logprob for t, p in zip(token_ids[1:], prompt_logprobs[1:], strict=True))
+        return tuple(p[t].logprob for t, p in zip(held[1:], prompt_logprobs[1:], strict=True))
 
     async def pause(self, in_flight: InFlight) -> None:
         """See `Engine.pause`."""
         self._open.clear()
-        await self._llm.pause_generation(mode=in_flight.name.lower(), clear_cache=in_flight is not InFlight.KEEP)
+        with _alive():
+            await self._llm.pause_generation(mode=in_flight.name.lower(), clear_cache=in_flight is not InFlight.KEEP)
 
     async def replace_weights(self, folder: Path, policy_version: int) -> None:
         """See `Engine.replace_weights`."""
-        await self._llm.collective_rpc("reload_from", args=(str(folder),))
-        await self._set_version(policy_version)
-        await self._llm.resume_generation()  # for `score`; `complete` stays closed
+        with _alive():
+            try:
+                await self._llm.collective_rpc("reload_from", args=(str(folder),))
+            except Exception as error:
+                if type(error) is not Exception:  # what vLLM makes of any failure in its worker
+                    raise
+                reason = " ".join(str(error).split())
+                raise CheckpointError(f"vLLM cannot read the weights in {folder}: {reason}") from error
+            await self._begin_tenure(policy_version)
+            await self._llm.resume_generation()  # for `score`; `complete` stays closed
 
     async def resume(self) -> None:
         """See `Engine.resume`."""
-        await self._llm.resume_generation()
+        with _alive():
+            await self._llm.resume_generation()
+        self._accepted.add(self._tenure)
         self._open.set()
 
     def check_health(self) -> None:
@@ -164,9 +154,22 @@ class VllmEngine:
         """End the engine's processes."""
         self._llm.shutdown()
 
-    async def _set_version(self, policy_version: int) -> None:
-        await self._llm.update_weight_version(str(policy_version))
-        self._policy_version = policy_version
+    async def _begin_tenure(self, policy_version: int) -> None:
+        self._tenures += 1
+        self._tenure = f"{policy_version}.{self._tenures}"
+        await self._llm.update_weight_version(self._tenure)
+
+    def _stands(self, tenures: list[str], asked_in: str) -> bool:
+        """Whether all of a completion was sampled under accepted weights, from the ones on that it was salted for.
+
+        One that was on its way to vLLM when weights were replaced has the old salt but begins under the new weights:
+        the blocks that it shares are of the old ones.
+        """
+        return tenures[0] == asked_in and self._accepted.issuperset(tenures)
+
+    async def _until_open(self) -> None:
+        while not self._open.is_set():  # it may have been closed again before a waiter's turn comes
+            await self._open.wait()
 
     async def _load_adapters(self, adapters: list[Adapter]) -> None:
         from vllm.lora.request import LoRARequest
@@ -194,39 +197,26 @@ class VllmEngine:
         return str(self._requests)
 
     async def _run(
-        self, request_id: str, token_ids: tuple[int, ...], parameters: Any, adapter: Any = None
+        self, request_id: str, token_ids: tuple[int, ...], parameters: Any, replica: int, adapter: Any = None
     ) -> AsyncIterator[Any]:
         from vllm.exceptions import VLLMClientError
-        from vllm.v1.engine.exceptions import EngineDeadError
 
-        prompt = {"prompt_token_ids": list(token_ids), "cache_salt": str(self._policy_version)}
-        try:
-            async for output in self._llm.generate(prompt, parameters, request_id, lora_request=adapter):
-                yield output
-        except EngineDeadError as error:
-            raise UnavailableError("vLLM's engine process died; see its messages above") from error
-        except VLLMClientError as error:
-            raise InvalidRequestError(str(error)) from error
-
-
-def _runs_on_cpu(settings: SamplerSettings) -> bool:
-    if settings.device != "auto":
-        return settings.device == "cpu"
-    import torch
-
-    return not torch.cuda.is_available()
+        prompt = {"prompt_token_ids": list(token_ids), "cache_salt": self._tenure}
+        outputs = self._llm.generate(prompt, parameters, request_id, lora_request=adapter, data_parallel_rank=replica)
+        with _alive():
+            try:
+                async for output in outputs:
+                    yield output
+            except VLLMClientError as error:
+                raise InvalidRequestError(str(error)) from error
 
 
-def _set_environment(settings: SamplerSettings, on_cpu: bool) -> None:
-    """What vLLM reads from the environment; must happen before it is imported."""
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
-    if not on_cpu:
-        return
-    # Eager kernels need no C++ compiler on the user's machine, spare half a minute of compiling before the first token,
-    # and were measured twice as fast on models of a few million parameters.
-    os.environ["TORCHDYNAMO_DISABLE"] = "1"
-    os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(settings.kv_cache_gib)))
-    if settings.cpu_threads:
-        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{settings.cpu_threads - 1}"
+@contextmanager
+def _alive() -> Iterator[None]:
+    """Turns vLLM's word that its process died into ours."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        yield
+    except EngineDeadError as error:
+        raise UnavailableError("vLLM's engine process died; see its messages above") from error

@@ -23,8 +23,16 @@ class WeightReload:
         it loads, but an output layer tied to the embeddings is not one of those: without packing it anew it goes on
         with the old weights, and nothing says so.
         """
-        self.reload_weights(weights_path=folder)
-        packed = [m for m in self.model_runner.get_model().modules() if hasattr(m, "cpu_linear") and m.weight.ndim == 2]
+        model = self.model_runner.get_model()
+        try:
+            self.reload_weights(weights_path=folder)
+        except BaseException:
+            # else the next reload would count the tensors that this one left behind among its own
+            from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+            finalize_layerwise_reload(model, self.model_runner.model_config)  # type: ignore[no-untyped-call]
+            raise
+        packed = [m for m in model.modules() if hasattr(m, "cpu_linear") and m.weight.ndim == 2]
         if packed:
             from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 

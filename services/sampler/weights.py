@@ -1,17 +1,19 @@
 """Which weights the engine serves, and their replacement: proven by a canary, undone where the proof fails."""
 
 import asyncio
+import math
 import time
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
-from safetensors import safe_open
 
 from services.common import metrics, published_weights
-from services.common.errors import CheckpointError, PreconditionError
-from services.common.published_weights import PublishedWeights
+from services.common.errors import CanaryError, CheckpointError, UnavailableError
+from services.common.published_weights import Canary, PublishedWeights
 from services.sampler.engine import Engine, InFlight
+from services.sampler.tensor_layout import Layout, difference, of_any_precision, tensor_layout
 
 log = structlog.get_logger()
 
@@ -34,28 +36,44 @@ class Loaded:
 
 
 class ServedWeights:
-    """The weights that an engine serves."""
+    """The weights that an engine serves.
 
-    def __init__(self, engine: Engine, folder: Path, policy_version: int, checksum: str, tolerance_nats: float) -> None:
+    Attributes:
+        now: the weights now serving; every load makes a new object.
+        trusted: False from a wrong canary until a good load. The weights from before serve on meanwhile, but whoever
+            can choose should ask another sampler.
+        intact: False once a load failed and the old weights could not be brought back: nothing is sampled any more.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        weights: PublishedWeights,
+        tolerance_nats: float,
+        on_trust: Callable[[bool], Awaitable[None]] | None = None,
+    ) -> None:
         """
         Args:
             engine: holds the weights.
-            folder: where it read them.
-            policy_version: their version.
-            checksum: checksum of the folder; empty if it was not published by a trainer.
+            weights: those that it was started with.
             tolerance_nats: largest canary difference that passes.
+            on_trust: told when `trusted` changes, before the load's caller hears how it ended.
         """
         self._engine = engine
-        self._folder = folder
-        self._shapes = _shapes(folder)  # now: the trainer may have dropped the folder when it is needed
         self._tolerance = tolerance_nats
-        self._loading = asyncio.Lock()
+        self._on_trust = on_trust
+        self._layout = tensor_layout(weights.folder)  # now: the trainer may have dropped the folder when it is needed
+        self._loading: asyncio.Task[Loaded] | None = None
         self._changed = asyncio.Condition()
-        self.policy_version = policy_version
-        self.checksum = checksum
+        self.now = weights
+        self.trusted = True
         self.intact = True
-        """False once a load failed and the old weights could not be brought back: nothing is sampled any more."""
-        metrics.SAMPLER_POLICY_VERSION.set(policy_version)
+        metrics.SAMPLER_POLICY_VERSION.set(weights.policy_version)
+
+    @property
+    def policy_version(self) -> int:
+        """Version now serving."""
+        return self.now.policy_version
 
     async def wait_for(self, policy_version: int) -> None:
         """Return once the weights are of this version or later."""
@@ -63,91 +81,126 @@ class ServedWeights:
             await self._changed.wait_for(lambda: self.policy_version >= policy_version)
 
     async def load(self, location: Path, policy_version: int, checksum: str, in_flight: InFlight) -> Loaded:
-        """Replace the weights by a published folder; on any failure the old ones go on serving.
+        """Replace the weights by a published folder; if that fails, the old ones serve on.
+
+        A load that has begun goes on to its end, also if its caller is cancelled.
 
         Raises:
             CheckpointError: the folder is unfinished, damaged, of another model, not the one that was announced, or
-                its canary differs.
-            PreconditionError: another load is under way.
+                the engine cannot read it.
+            CanaryError: with these weights the engine computes something else than the trainer.
+            UnavailableError: another load is under way, or the engine died.
         """
-        if self._loading.locked():
-            raise PreconditionError("another checkpoint is being loaded; try again when it is done")
-        async with self._loading:
-            try:
-                loaded = await self._load(location, policy_version, checksum, in_flight)
-            except CheckpointError:
-                metrics.RELOADS.labels("failed").inc()
-                raise
-        metrics.RELOADS.labels("loaded").inc()
+        if self._loading is not None and not self._loading.done():
+            raise UnavailableError("another checkpoint is being loaded; try again when it is done")
+        self._loading = asyncio.create_task(self._load(location, policy_version, checksum, in_flight))
+        return await asyncio.shield(self._loading)
+
+    async def _load(self, location: Path, policy_version: int, checksum: str, in_flight: InFlight) -> Loaded:
+        result = "interrupted"
+        try:
+            weights, layout = await asyncio.to_thread(self._check, location, policy_version, checksum)
+            loaded = await self._replace(weights, in_flight)
+            result = "loaded"
+        except CanaryError:
+            result = "wrong canary"
+            raise
+        except CheckpointError:
+            result = "refused"
+            raise
+        finally:
+            metrics.RELOADS.labels(result).inc()
+        self._layout = layout
+        await self._trust(True)
+        async with self._changed:
+            self._changed.notify_all()
         metrics.RELOAD_PAUSE_SECONDS.observe(loaded.pause_s)
         metrics.RELOAD_CANARY.set(loaded.canary_max_abs_logprob_diff)
         metrics.SAMPLER_POLICY_VERSION.set(policy_version)
         log.info("weights loaded", policy_version=policy_version, canary=loaded.canary_max_abs_logprob_diff)
         return loaded
 
-    async def _load(self, location: Path, policy_version: int, checksum: str, in_flight: InFlight) -> Loaded:
-        weights = await asyncio.to_thread(self._check, location, policy_version, checksum)
+    async def _replace(self, weights: PublishedWeights, in_flight: InFlight) -> Loaded:
+        """Put weights into the engine and prove them; if that fails, put the old ones back and prove those."""
+        before = await self._provable(self.now, weights.canaries)
         started = time.perf_counter()
         await self._engine.pause(in_flight)
+        self.intact = False
         try:
-            difference = await self._replace(weights)
+            await self._engine.replace_weights(weights.folder, weights.policy_version)
+            largest = await self.prove(weights)
+            self.now, self.intact = weights, True
+        except CheckpointError as failure:
+            if isinstance(failure, CanaryError):
+                await self._trust(False)
+            await self._bring_back(before, failure)
+            raise
         finally:
             if self.intact:
                 await self._engine.resume()
-        pause_s = time.perf_counter() - started
-        self._folder = location
-        async with self._changed:
-            self.policy_version, self.checksum = policy_version, weights.checksum
-            self._changed.notify_all()
-        return Loaded(policy_version, weights.checksum, difference, pause_s)
+        return Loaded(weights.policy_version, weights.checksum, largest, time.perf_counter() - started)
 
-    async def _replace(self, weights: PublishedWeights) -> float:
-        """Put new weights into the engine and return their canary difference; if that fails, put the old ones back."""
-        proven = False
+    async def _bring_back(self, before: PublishedWeights, failure: CheckpointError) -> None:
+        # Completions that were kept may have gone on under the refused weights: they must begin anew.
+        await self._engine.pause(InFlight.ABORT)
         try:
-            await self._engine.replace_weights(weights.folder, weights.policy_version)
-            difference = await self.canary_difference(weights)
-            proven = difference <= self._tolerance
-        finally:
-            if not proven:
-                self.intact = False
-                await self._engine.replace_weights(self._folder, self.policy_version)
-                self.intact = True
-        if not proven:
-            raise CheckpointError(
+            await self._engine.replace_weights(before.folder, before.policy_version)
+            await self.prove(before)
+        except CheckpointError as second:
+            raise CheckpointError(f"{failure}; the weights before are lost too: {second}") from second
+        self.intact = True
+        log.warning("old weights brought back", policy_version=before.policy_version, reason=str(failure))
+
+    async def prove(self, weights: PublishedWeights) -> float:
+        """Largest |engine - trainer| logprob over all canaries and replicas, in nats.
+
+        Args:
+            weights: what the engine should have.
+
+        Raises:
+            CanaryError: it exceeds the tolerance, or is not a number.
+        """
+        told = [(canary, replica) for canary in weights.canaries for replica in range(self._engine.replicas)]
+        scores = await asyncio.gather(*(self._engine.score(canary.token_ids, replica) for canary, replica in told))
+        differences = [
+            abs(ours - theirs)
+            for score, (canary, _) in zip(scores, told, strict=True)
+            for ours, theirs in zip(score, canary.logprobs, strict=False)  # the engine scores what the model holds
+        ]
+        largest = math.nan if any(map(math.isnan, differences)) else max(differences, default=math.nan)
+        if not largest <= self._tolerance:  # so that NaN is refused too
+            raise CanaryError(
                 f"after loading version {weights.policy_version} the engine's logprobs differ from the trainer's by "
-                f"{difference:.2e} on the canary: expected at most {self._tolerance:.0e}; "
-                f"version {self.policy_version} serves on"
+                f"{largest:.2e} nats on the canary: expected at most {self._tolerance:.0e}"
             )
-        return difference
+        return largest
 
-    async def canary_difference(self, weights: PublishedWeights) -> float:
-        """Largest |engine - trainer| logprob over the canaries, in nats; 0 if there are none."""
-        scores = await asyncio.gather(*(self._engine.score(canary.token_ids) for canary in weights.canaries))
-        return max(
-            (
-                abs(ours - theirs)
-                for score, canary in zip(scores, weights.canaries, strict=True)
-                for ours, theirs in zip(score, canary.logprobs, strict=True)
-            ),
-            default=0.0,
-        )
+    async def _provable(self, weights: PublishedWeights, canaries: Sequence[Canary]) -> PublishedWeights:
+        """The weights now serving with canaries, of the engine's own making where no trainer gave any."""
+        if weights.canaries:
+            return weights
+        scores = await asyncio.gather(*(self._engine.score(canary.token_ids) for canary in canaries))
+        own = [Canary(c.token_ids[: len(score) + 1], score) for c, score in zip(canaries, scores, strict=True)]
+        return replace(weights, canaries=tuple(own))
 
-    def _check(self, location: Path, policy_version: int, checksum: str) -> PublishedWeights:
+    async def _trust(self, trusted: bool) -> None:
+        if trusted is not self.trusted:
+            self.trusted = trusted
+            if self._on_trust is not None:
+                await self._on_trust(trusted)
+
+    def _check(self, location: Path, policy_version: int, checksum: str) -> tuple[PublishedWeights, Layout]:
+        """Read a folder's manifest and layout, and refuse what could not be loaded. Blocks."""
         weights = published_weights.read(location)
         if (weights.policy_version, weights.checksum) != (policy_version, checksum):
             raise CheckpointError(
                 f"{location} holds version {weights.policy_version} with checksum {weights.checksum[:12]}…: "
                 f"expected version {policy_version} with {checksum[:12]}…"
             )
-        if _shapes(location) != self._shapes:
-            raise CheckpointError(f"the tensors in {location} are not those of the model being served")
-        return weights
-
-
-def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="numpy") as tensors:
-            shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-    return shapes
+        layout = tensor_layout(location)
+        expected, found = self._layout, layout
+        if not self.now.checksum:  # the model that a run starts from may be of another precision than its trainer
+            expected, found = of_any_precision(expected), of_any_precision(found)
+        if expected and (complaint := difference(expected, found)):  # it is empty for a model that is not safetensors
+            raise CheckpointError(f"the tensors in {location} are not those of the model being served: {complaint}")
+        return weights, layout

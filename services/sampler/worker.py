@@ -3,6 +3,8 @@
 import asyncio
 
 from services.common import codec
+from services.common.errors import NotReadyError
+from services.common.published_weights import PublishedWeights
 from services.common.stage import Stage
 from services.common.streams import PROMPTS, TREES, Streams
 from services.common.tree import in_canonical_order
@@ -29,19 +31,33 @@ class SamplerWorker:
         self._prompts = prompts
         self._weights = weights
         self._settings = settings
+        self._too_old: PublishedWeights | None = None
 
     async def run(self, streams: Streams, stopping: asyncio.Event) -> None:
-        """Work until asked to stop."""
+        """Work until asked to stop.
+
+        A prompt that asks for newer weights than these is handed back, and until a load no other is taken: whoever
+        serves them should have it.
+        """
         stage = Stage(streams, PROMPTS, TREES, self._settings.trees_in_flight, self._settings.max_waiting_trees)
-        await stage.run(self.sample, stopping)
+        await stage.run(self.sample, stopping, self._takes_prompts)
+
+    def _takes_prompts(self) -> bool:
+        return self._weights.trusted and self._weights.now is not self._too_old
 
     async def sample(self, payload: bytes) -> bytes:
-        """Search the tree of a serialized TreeRequest, once the weights are as new as it asks.
+        """Search the tree of a serialized TreeRequest.
 
         Raises:
             InvalidRequestError: it can never be served.
+            NotReadyError: it needs newer weights.
         """
         request = codec.decode_request(codec.parse(tree_pb2.TreeRequest, payload))
-        await self._weights.wait_for(request.min_policy_version)
+        served = self._weights.now
+        if served.policy_version < request.min_policy_version:
+            self._too_old = served
+            raise NotReadyError(
+                f"served are weights of version {served.policy_version}, asked for is {request.min_policy_version}"
+            )
         tree = await search(self._engine, self._prompts, request)
         return codec.encode_tree(in_canonical_order(tree)).SerializeToString()

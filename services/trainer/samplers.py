@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from grpc import aio
 from services.common.errors import MismatchError, UnavailableError
 from services.common.grpc_server import CHANNEL_OPTIONS
 from services.common.published_weights import PublishedWeights
+from services.trainer.settings import TrainerSettings
 from treerl.sampler.v1 import sampler_service_pb2 as pb
 from treerl.sampler.v1.sampler_service_pb2_grpc import SamplerServiceStub
 
@@ -35,18 +35,14 @@ class Reload:
 class Samplers:
     """Clients of all samplers; close after use."""
 
-    def __init__(self, addresses: Sequence[str], patience_s: float, canary_tolerance: float) -> None:
-        """
-        Args:
-            addresses: host:port of each.
-            patience_s: longest wait for one to load weights, its restart included, in seconds.
-            canary_tolerance: largest canary difference, in nats.
-        """
+    def __init__(self, settings: TrainerSettings) -> None:
+        """Connect to `settings.samplers` when they are first needed."""
         # without the bound gRPC backs off to minutes, long after a restarted sampler is back
         options = [*CHANNEL_OPTIONS, ("grpc.max_reconnect_backoff_ms", 1000)]
-        self._channels = {address: aio.insecure_channel(address, options=options) for address in addresses}
-        self._patience_s = patience_s
-        self._canary_tolerance = canary_tolerance
+        self._channels = {address: aio.insecure_channel(address, options=options) for address in settings.samplers}
+        self._patience_s = settings.reload_patience_s
+        self._canary_tolerance = settings.canary_tolerance
+        self._in_flight = pb.InFlightMode.Value(f"IN_FLIGHT_MODE_{settings.reload_in_flight.upper()}")
 
     async def load(self, weights: PublishedWeights) -> Reload:
         """Have every sampler load weights, all at once, and check what each one answers.
@@ -70,7 +66,7 @@ class Samplers:
             policy_version=weights.policy_version,
             location=str(weights.folder.absolute()),
             checksum=weights.checksum,
-            in_flight=pb.IN_FLIGHT_MODE_WAIT,
+            in_flight=self._in_flight,
         )
         call: Any = SamplerServiceStub(self._channels[address]).LoadCheckpoint  # the stub's types know no asyncio
         deadline = time.monotonic() + self._patience_s

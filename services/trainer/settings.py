@@ -124,6 +124,11 @@ class TrainerSettings(ServiceSettings):
         gt=0,
         description="longest wait for a sampler to load new weights, its restart included, in seconds",
     )
+    reload_in_flight: Literal["wait", "keep", "abort"] = Field(
+        default="wait",
+        description="requests in flight when a sampler loads new weights end before it, go on under the new weights, "
+        "or are sampled again",
+    )
 
     steps: int = Field(ge=1, description="training steps in all")
     seed: int = Field(default=0, ge=0, description="decides the order of the data, the sampling and the minibatches")

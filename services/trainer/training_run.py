@@ -111,7 +111,7 @@ async def open_run(settings: TrainerSettings, control: RunControl, run_log: RunL
     async with AsyncExitStack() as resources:
         redis = await connect(settings.redis_url)
         resources.push_async_callback(redis.aclose)
-        samplers = Samplers(settings.samplers, settings.reload_patience_s, settings.canary_tolerance)
+        samplers = Samplers(settings)
         resources.push_async_callback(samplers.close)
         thread = WorkerThread()
         resources.push_async_callback(thread.close)

@@ -1,5 +1,6 @@
 """The trainer's side of publishing weights: the files, and the canary that proves a reload."""
 
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from services.common import published_weights
-from services.common.errors import ConfigurationError
+from services.common.errors import CheckpointError, ConfigurationError
 from services.common.problem import Problem
 from services.common.published_weights import Canary, PublishedWeights
 from services.common.tree import Tree, path_tokens
@@ -32,7 +33,8 @@ def prompt_sequences(model: Path, problems: Sequence[Problem]) -> list[tuple[int
         first_line = str(error).partition("\n")[0]
         raise ConfigurationError(f"cannot load the tokenizer in {model}: {first_line}") from error
     sequences = [tuple(tokenizer(problem.prompt).input_ids) for problem in problems[:_CANARIES]]
-    return [sequence for sequence in sequences if len(sequence) > 1]  # a canary has no logprob for its first token
+    # a canary has no logprob for its first token: a prompt of one token is said twice
+    return [sequence * 2 if len(sequence) == 1 else sequence for sequence in sequences if sequence]
 
 
 def path_sequences(trees: Sequence[Tree]) -> list[tuple[int, ...]]:
@@ -63,8 +65,17 @@ class WeightsFolder:
                 shutil.rmtree(folder)
 
     def publish(self, policy: Policy, version: int, sequences: Sequence[Sequence[int]]) -> PublishedWeights:
-        """Write the policy's weights and what it computes for the canary sequences. Blocks."""
+        """Write the policy's weights and what it computes for the canary sequences. Blocks.
+
+        Raises:
+            CheckpointError: it computes something that is not a number.
+        """
         logprobs = policy.sequence_logprobs(sequences)
+        if not all(math.isfinite(logprob) for known in logprobs for logprob in known):
+            raise CheckpointError(
+                f"the policy of version {version} gives logprobs that are no numbers: training has diverged; start "
+                "again from the last checkpoint with a lower learning_rate"
+            )
         canaries = [Canary(tuple(ids), known) for ids, known in zip(sequences, logprobs, strict=True)]
 
         def write(folder: Path) -> None:

@@ -62,6 +62,9 @@ class FakeSampler(SamplerServiceServicer):
         versions: versions that were loaded.
         stale: loads are acknowledged but the old weights stay, as a broken engine would do.
         forged_checksum: what is echoed in place of the true checksum.
+        forged_canary: what is reported in place of the true canary difference.
+        complaint: why loads are answered with DATA_LOSS, if they are.
+        in_flight: modes of the loads asked for.
         held_back: tree ids that are never answered.
         poisoned: tree ids that are given up.
         refusals: loads that are still to be answered with UNAVAILABLE, as by a process that is starting.
@@ -74,6 +77,9 @@ class FakeSampler(SamplerServiceServicer):
         self.versions: list[int] = []
         self.stale = False
         self.forged_checksum = ""
+        self.forged_canary: float | None = None
+        self.complaint = ""
+        self.in_flight: list[pb.InFlightMode] = []
         self.held_back: set[str] = set()
         self.poisoned: set[str] = set()
         self.refusals = 0
@@ -82,6 +88,9 @@ class FakeSampler(SamplerServiceServicer):
         if self.refusals:
             self.refusals -= 1
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the model is still loading")
+        if self.complaint:
+            await context.abort(grpc.StatusCode.DATA_LOSS, self.complaint)
+        self.in_flight.append(request.in_flight)
         weights = published_weights.read(Path(request.location))
         if not self.stale:
             self._model = AutoModelForCausalLM.from_pretrained(request.location)
@@ -92,10 +101,11 @@ class FakeSampler(SamplerServiceServicer):
         ]
         self._version = request.policy_version
         self.versions.append(self._version)
+        canary = 0.0 if self.stale else max(differences)
         return pb.LoadCheckpointResponse(
             policy_version=self._version,
             checksum=self.forged_checksum or weights.checksum,
-            canary_max_abs_logprob_diff=0.0 if self.stale else max(differences),
+            canary_max_abs_logprob_diff=canary if self.forged_canary is None else self.forged_canary,
             pause_s=0.01,
         )
 

@@ -11,6 +11,7 @@ from services.cli.endpoints import Endpoints
 from services.cli.sample import SampleOptions, sample_responses, sample_tree
 from services.common.errors import InvalidRequestError
 from services.common.grpc_server import GrpcServer
+from services.common.published_weights import unpublished
 from services.common.tree import SamplingParameters, SearchParameters
 from services.sampler.servicer import SERVICE_NAME, SamplerServicer
 from services.sampler.settings import SamplerSettings
@@ -26,7 +27,7 @@ async def sampler() -> AsyncIterator[str]:
     """Address of a sampler."""
     settings = SamplerSettings(model=Path("model"), instance="test")
     engine, servicer = ScriptedEngine(), SamplerServicer(settings)
-    servicer.attach(engine, DigitCodec(), ServedWeights(engine, Path("model"), 0, "", 1e-3))
+    servicer.attach(engine, DigitCodec(), ServedWeights(engine, unpublished(Path("model")), 1e-3))
     server = GrpcServer(settings, SERVICE_NAME)
     rpc.add_SamplerServiceServicer_to_server(servicer, server.server)
     async with server:

@@ -1,6 +1,7 @@
 """SamplerService over real gRPC, with a scripted engine behind it."""
 
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import grpc
 import pytest
@@ -11,6 +12,7 @@ from grpc_health.v1 import health_pb2
 from services.common import codec
 from services.common.errors import ConfigurationError
 from services.common.grpc_server import GrpcServer
+from services.common.published_weights import Canary, publish
 from services.common.tree import SearchParameters, Tree
 from services.sampler.servicer import SERVICE_NAME, SamplerServicer
 from tests.scripted_engine import ScriptedEngine
@@ -77,6 +79,23 @@ async def test_health_follows_serving(service: Service) -> None:
     assert (await service.health.Check(asked)).status == health_pb2.HealthCheckResponse.SERVING
     await service.server.set_serving(False)
     assert (await service.health.Check(asked)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def test_a_wrong_canary_is_data_loss_and_not_serving_until_a_good_load(service: Service, tmp_path: Path) -> None:
+    weights = publish(tmp_path, 1, [Canary((1, 2), (-1.0,))], lambda folder: (folder / "config.json").write_text("{}"))
+    asked = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
+    load = pb.LoadCheckpointRequest(policy_version=1, location=str(weights.folder), checksum=weights.checksum)
+
+    service.engine.canary_errors[1] = 0.2
+    with pytest.raises(aio.AioRpcError, match="differ from the trainer's by 2.00e-01 nats") as raised:
+        await service.stub.LoadCheckpoint(load)
+    assert raised.value.code() is grpc.StatusCode.DATA_LOSS
+    assert (await service.health.Check(asked)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert (await service.stub.GetStatus(pb.GetStatusRequest())).policy_version == 0
+
+    service.engine.canary_errors.clear()
+    assert (await service.stub.LoadCheckpoint(load)).policy_version == 1
+    assert (await service.health.Check(asked)).status == health_pb2.HealthCheckResponse.SERVING
 
 
 async def test_before_the_model_is_loaded_calls_are_unavailable() -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from services.common import streams as streams_module
-from services.common.errors import InvalidRequestError, TreerlError, UnavailableError
+from services.common.errors import InvalidRequestError, NotReadyError, TreerlError, UnavailableError
 from services.common.stage import Stage
 from services.common.streams import GRADED, PROMPTS, TREES, Streams, connect
 
@@ -211,6 +211,43 @@ async def test_graded_trees_stay_until_the_checkpoint_that_covers_them(run: Call
     assert await trainer.enqueue("step-1", batch(2)), "a committed batch's name is free again"
 
 
+async def test_what_one_worker_is_not_ready_for_is_done_by_another(run: Callable[[str], Streams]) -> None:
+    await run("trainer").enqueue("step-1", batch(50))
+    reader, handed_back = run("reader"), 0
+    ready = True
+
+    async def lag(payload: bytes) -> bytes:
+        nonlocal ready, handed_back
+        ready, handed_back = False, handed_back + 1
+        raise NotReadyError("weights are too old")
+
+    stopping = asyncio.Event()
+    lagging = Stage(run("lagging"), PROMPTS, TREES, slots=8, sink_bound=1000)
+    waiting = asyncio.create_task(lagging.run(lag, stopping, lambda: ready))
+    async with asyncio.timeout(20):
+        while not handed_back:
+            await asyncio.sleep(0.01)
+
+    async def all_passed() -> bool:
+        return await reader.waiting(TREES) == 50
+
+    await work(Stage(run("worker"), PROMPTS, TREES, slots=8, sink_bound=1000), upper, all_passed)
+    stopping.set()
+    await waiting
+    assert handed_back <= 8
+    assert sorted(await take_all(reader, TREES)) == sorted(tree_id for tree_id, _ in batch(50))
+    assert await reader.waiting(PROMPTS) == 0
+
+
+async def test_only_an_entry_that_no_other_worker_finished_can_be_handed_back(run: Callable[[str], Streams]) -> None:
+    first, second = run("first"), run("second")
+    await first.enqueue("step-1", batch(1))
+    (entry,) = await first.read(PROMPTS, 1)
+    assert await second.complete(PROMPTS, entry, TREES, b"from second")
+    await first.hand_back(PROMPTS, entry)
+    assert await first.read(PROMPTS, 1) == []
+
+
 async def test_random_kills_lose_and_double_nothing(
     run: Callable[[str], Streams], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +260,8 @@ async def test_random_kills_lose_and_double_nothing(
 
     async def slow(payload: bytes) -> bytes:
         await asyncio.sleep(chance.random() * 0.05)
+        if chance.random() < 0.2:
+            raise NotReadyError("not now")
         return payload
 
     async def live_and_die(name: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import math
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 import zstandard
 
-from services.common.errors import MismatchError, UnavailableError
+from services.common.errors import CheckpointError, MismatchError, UnavailableError
+from services.common.published_weights import latest
 from services.common.settings import load_settings
 from services.trainer.run_control import RunControl, RunState
 from services.trainer.run_log import RunLog
@@ -20,6 +22,7 @@ from services.trainer.settings import TrainerSettings
 from services.trainer.train import train
 from services.trainer.training_run import open_run
 from tests.integration.fake_sampler import FakeSampler, serving, write_tiny_model
+from treerl.sampler.v1 import sampler_service_pb2 as pb
 
 # DeepSpeed and torch.distributed use parts of torch that torch has deprecated.
 pytestmark = [
@@ -155,6 +158,44 @@ async def test_a_sampler_that_echoes_another_checksum_stops_the_run(
 
     with pytest.raises(MismatchError, match=r"sampler 127\.0\.0\.1:\d+ serves version 0"):
         await run_to_end(make_settings())
+
+
+@pytest.mark.parametrize("difference", [0.5, math.nan])
+async def test_a_sampler_whose_canary_is_wrong_stops_the_run(
+    make_settings: MakeSettings, sampler: FakeSampler, difference: float
+) -> None:
+    sampler.forged_canary = difference
+
+    with pytest.raises(MismatchError, match=rf"sampler 127\.0\.0\.1:\d+ .* computes its canary {difference} nats off"):
+        await run_to_end(make_settings())
+
+
+async def test_a_sampler_that_refuses_weights_stops_the_run_with_its_reason(
+    make_settings: MakeSettings, sampler: FakeSampler
+) -> None:
+    sampler.complaint = "the engine's logprobs differ"
+
+    with pytest.raises(
+        MismatchError, match=r"sampler 127\.0\.0\.1:\d+ did not load version 0: DATA_LOSS: the engine's logprobs differ"
+    ):
+        await run_to_end(make_settings())
+
+
+async def test_a_diverged_policy_is_never_published(make_settings: MakeSettings, sampler: FakeSampler) -> None:
+    settings = make_settings(steps=5, learning_rate=1e30, heldout_data=None)
+
+    with pytest.raises(CheckpointError, match="of version 1 gives logprobs that are no numbers"):
+        await run_to_end(settings)
+    assert sampler.versions == [0]
+    assert latest(settings.output_dir / "weights").policy_version == 0
+
+
+async def test_samplers_are_told_what_becomes_of_requests_in_flight(
+    make_settings: MakeSettings, sampler: FakeSampler
+) -> None:
+    await run_to_end(make_settings(steps=1, heldout_data=None))
+    await run_to_end(make_settings(steps=1, heldout_data=None, resume="never", reload_in_flight="keep"))
+    assert sampler.in_flight == [pb.IN_FLIGHT_MODE_WAIT] * 2 + [pb.IN_FLIGHT_MODE_KEEP] * 2
 
 
 async def test_a_stalled_stream_ends_in_a_clear_error(make_settings: MakeSettings, sampler: FakeSampler) -> None:

@@ -15,15 +15,17 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from services.common.errors import ConfigurationError, InvalidRequestError
+from services.common.published_weights import unpublished
 from services.common.tree import SamplingParameters, SearchParameters, TreeRequest, path_tokens
 from services.sampler.adapters import Adapter
 from services.sampler.engine import CompletionRequest, InFlight
 from services.sampler.eptree import search
 from services.sampler.settings import SamplerSettings
-from services.sampler.vllm_engine import CPU_BLOCK_TOKENS, VllmEngine
+from services.sampler.vllm_arguments import CPU_BLOCK_TOKENS
+from services.sampler.vllm_engine import VllmEngine
 from services.sampler.weights import ServedWeights
 from tests.builders import PROBLEM
-from tests.integration.test_vllm_sampler import CANARY_TOKENS, published, trainer_logprobs, write_policy
+from tests.integration.tiny_policy import CANARY_TOKENS, published, trainer_logprobs, write_policy
 from tests.scripted_engine import DigitCodec
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.vllm]
@@ -60,7 +62,7 @@ def merged_logprobs(policy: Path, seed: int, token_ids: tuple[int, ...], scratch
         matrix = model.get_parameter(name.removeprefix("base_model.model.").replace("lora_A.", ""))
         matrix.data += SCALE * tensors[name.replace("lora_A", "lora_B")] @ tensors[name]
     model.save_pretrained(scratch)
-    return trainer_logprobs(scratch, token_ids)
+    return trainer_logprobs(scratch, [token_ids])[0]
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,7 @@ async def test_each_request_draws_from_the_adapter_that_it_names(
         if name:
             expected = merged_logprobs(folder / "policy", seed, tokens, tmp_path / name)
         else:
-            expected = trainer_logprobs(folder / "policy", tokens)
+            expected = trainer_logprobs(folder / "policy", [tokens])[0]
         assert completion.logprobs == pytest.approx(expected[len(CANARY_TOKENS) - 1 :], abs=1e-3), name
 
 
@@ -135,7 +137,7 @@ async def test_an_adapter_that_vllm_cannot_load_is_a_configuration_error(engine:
 
 async def test_a_reload_replaces_the_policy_below_an_adapter(engine: VllmEngine, folder: Path, tmp_path: Path) -> None:
     weights = published(folder, 1, seed=5)
-    served = ServedWeights(engine, folder / "policy", 0, "", tolerance_nats=1e-3)
+    served = ServedWeights(engine, unpublished(folder / "policy"), tolerance_nats=1e-3)
     await served.load(weights.folder, 1, weights.checksum, InFlight.WAIT)
     completion = await engine.complete(CompletionRequest(CANARY_TOKENS, 1.0, 1.0, 20, seed=1, adapter="terse"))
     expected = merged_logprobs(weights.folder, 1, CANARY_TOKENS + completion.token_ids, tmp_path / "merged")

@@ -1,4 +1,4 @@
-"""The sampler on real vLLM: forks reuse the prefix cache, and reloads cannot lie.
+"""The sampler on real vLLM: forks reuse the prefix cache, and log-probabilities are the model's own.
 
 One engine serves all tests; it takes about 30 s to start.
 """
@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 import torch
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM
 
-from services.common.errors import CheckpointError, InvalidRequestError
-from services.common.published_weights import Canary, PublishedWeights, publish
+from services.common.errors import InvalidRequestError
 from services.common.tree import (
     FinishReason,
     ForkSelection,
@@ -26,53 +25,17 @@ from services.common.tree import (
     check_tree,
     in_canonical_order,
 )
-from services.sampler.engine import CompletionRequest, InFlight
+from services.sampler.engine import CompletionRequest
 from services.sampler.eptree import search
 from services.sampler.settings import SamplerSettings
 from services.sampler.stop_strings import StopStrings
-from services.sampler.vllm_engine import CPU_BLOCK_TOKENS, VllmEngine
-from services.sampler.weights import ServedWeights
+from services.sampler.vllm_arguments import CPU_BLOCK_TOKENS
+from services.sampler.vllm_engine import VllmEngine
 from tests.builders import PROBLEM, request
+from tests.integration.tiny_policy import CANARY_TOKENS, trainer_logprobs, write_policy
 from tests.scripted_engine import DigitCodec
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.vllm]
-
-CANARY_TOKENS = tuple(3 + i * 7 % 50 for i in range(60))
-
-
-def write_policy(folder: Path, seed: int, hidden: int = 64) -> None:
-    """A tiny random policy with tied embeddings: the case in which a plain reload keeps the old output layer."""
-    torch.manual_seed(seed)
-    config = Qwen2Config(
-        vocab_size=64,
-        hidden_size=hidden,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        initializer_range=0.2,
-        eos_token_id=0,
-        bos_token_id=None,
-        pad_token_id=None,
-    )
-    Qwen2ForCausalLM(config).save_pretrained(folder)
-
-
-def trainer_logprobs(folder: Path, token_ids: tuple[int, ...]) -> tuple[float, ...]:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    tokens = torch.tensor([token_ids])
-    with torch.no_grad():
-        logprobs = model(tokens).logits.log_softmax(-1)
-    return tuple(logprobs[0, :-1].gather(-1, tokens[0, 1:, None])[:, 0].tolist())
-
-
-def published(root: Path, version: int, seed: int) -> PublishedWeights:
-    folder = root / f"policy-{seed}"
-    write_policy(folder, seed)
-    canary = Canary(CANARY_TOKENS, trainer_logprobs(folder, CANARY_TOKENS))
-    return publish(root / "published", version, [canary], lambda target: write_policy(target, seed), keep=10)
 
 
 @pytest.fixture(scope="module")
@@ -90,59 +53,18 @@ async def engine(folder: Path) -> AsyncIterator[VllmEngine]:
     started.close()
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def served(engine: VllmEngine, folder: Path) -> ServedWeights:
-    """The engine with version 1 loaded."""
-    weights = published(folder, 1, seed=1)
-    served = ServedWeights(engine, folder / "start", 0, "", tolerance_nats=1e-3)
-    await served.load(weights.folder, 1, weights.checksum, InFlight.WAIT)
-    return served
-
-
-async def test_scores_are_the_trainers(engine: VllmEngine, served: ServedWeights, folder: Path) -> None:
-    expected = trainer_logprobs(folder / "policy-1", CANARY_TOKENS)
+async def test_scores_are_the_trainers(engine: VllmEngine, folder: Path) -> None:
+    expected = trainer_logprobs(folder / "start", [CANARY_TOKENS])[0]
     assert await engine.score(CANARY_TOKENS) == pytest.approx(expected, abs=1e-3)
 
 
-async def test_sampled_logprobs_are_raw_whatever_the_temperature(engine: VllmEngine, served: ServedWeights) -> None:
+async def test_sampled_logprobs_are_raw_whatever_the_temperature(engine: VllmEngine) -> None:
     completion = await engine.complete(CompletionRequest(CANARY_TOKENS, 1.7, 0.9, 20, seed=3))
     scored = await engine.score(CANARY_TOKENS + completion.token_ids)
     assert completion.logprobs == pytest.approx(scored[len(CANARY_TOKENS) - 1 :], abs=1e-3)
 
 
-async def test_a_reload_of_tied_weights_reaches_the_output_layer(
-    engine: VllmEngine, served: ServedWeights, folder: Path
-) -> None:
-    weights = published(folder, 2, seed=2)
-    loaded = await served.load(weights.folder, 2, weights.checksum, InFlight.WAIT)
-    assert loaded.canary_max_abs_logprob_diff <= 1e-3
-    completion = await engine.complete(CompletionRequest((5, 6, 7), 1.0, 1.0, 8))
-    assert [span.policy_version for span in completion.versions] == [2]
-
-
-async def test_the_canary_catches_weights_that_are_not_the_announced_ones(
-    engine: VllmEngine, served: ServedWeights, folder: Path
-) -> None:
-    canary = Canary(CANARY_TOKENS, trainer_logprobs(folder / "policy-1", CANARY_TOKENS))
-    forged = publish(folder / "forged", 3, [canary], lambda target: write_policy(target, seed=9))
-    with pytest.raises(CheckpointError, match="version 1 serves on"):
-        await served.load(forged.folder, 3, forged.checksum, InFlight.WAIT)
-    assert await engine.score(CANARY_TOKENS) == pytest.approx(canary.logprobs, abs=1e-3)
-
-
-async def test_no_prefix_outlives_its_weights(engine: VllmEngine, served: ServedWeights, folder: Path) -> None:
-    prompt = tuple(3 + i % 50 for i in range(4 * CPU_BLOCK_TOKENS))
-    asked = CompletionRequest(prompt, 0.0, 1.0, 4)
-    await engine.complete(asked)
-    warm = await engine.complete(asked)
-    assert warm.prefilled_tokens <= CPU_BLOCK_TOKENS
-    weights = published(folder, 4, seed=4)
-    await served.load(weights.folder, 4, weights.checksum, InFlight.KEEP)
-    cold = await engine.complete(asked)
-    assert cold.prefilled_tokens == len(prompt)
-
-
-async def test_forks_compute_at_most_one_block_again(engine: VllmEngine, served: ServedWeights) -> None:
+async def test_forks_compute_at_most_one_block_again(engine: VllmEngine) -> None:
     asked = request(SearchParameters(3, 2, 1, 2), max_tokens=100)
     tree = await search(engine, DigitCodec(), asked)
     check_tree(tree.branches)
@@ -151,40 +73,17 @@ async def test_forks_compute_at_most_one_block_again(engine: VllmEngine, served:
     assert max(branch.prefilled_tokens for branch in forks) <= CPU_BLOCK_TOKENS
 
 
-async def test_the_same_seed_gives_the_same_tree(engine: VllmEngine, served: ServedWeights) -> None:
+async def test_the_same_seed_gives_the_same_tree(engine: VllmEngine) -> None:
     asked = request(SearchParameters(2, 2, 1, 2), seed=5, max_tokens=60)
     first, second = [in_canonical_order(await search(engine, DigitCodec(), asked)) for _ in range(2)]
     assert [b.token_ids for b in first.branches] == [b.token_ids for b in second.branches]
 
 
-async def test_entropies_are_there_when_the_selection_needs_them(engine: VllmEngine, served: ServedWeights) -> None:
+async def test_entropies_are_there_when_the_selection_needs_them(engine: VllmEngine) -> None:
     tree = await search(engine, DigitCodec(), request(SearchParameters(1, 1, 1, 1, ForkSelection.ENTROPY)))
     chain = tree.branches[0]
     assert len(chain.entropies) == len(chain.token_ids)
     assert all(0 <= entropy <= 4.2 for entropy in chain.entropies)  # log of the vocabulary's size
-
-
-@pytest.mark.parametrize("in_flight", list(InFlight))
-async def test_requests_in_flight_survive_a_reload_and_say_who_sampled_them(
-    engine: VllmEngine, served: ServedWeights, folder: Path, in_flight: InFlight
-) -> None:
-    never = StopStrings(("never",), (), 0, DigitCodec().decode)
-    running = [
-        asyncio.create_task(
-            engine.complete(CompletionRequest((5, 6, 7 + i), 1.0, 1.0, 200, seed=i, stop=never if i % 2 else None))
-        )
-        for i in range(16)
-    ]
-    await asyncio.sleep(0.1)
-    weights = published(folder, 5, seed=5)
-    loaded = await served.load(weights.folder, 5, weights.checksum, in_flight)
-    assert loaded.canary_max_abs_logprob_diff <= 1e-3
-    for completion in await asyncio.gather(*running):
-        versions = [span.policy_version for span in completion.versions]
-        assert sum(span.num_tokens for span in completion.versions) == len(completion.token_ids)
-        assert set(versions) <= {1, 5}
-        if in_flight is not InFlight.KEEP:
-            assert len(versions) == 1
 
 
 async def test_a_prompt_beyond_the_model_is_refused_with_the_numbers(engine: VllmEngine) -> None:
@@ -192,7 +91,7 @@ async def test_a_prompt_beyond_the_model_is_refused_with_the_numbers(engine: Vll
         await engine.complete(CompletionRequest((5,) * 250, 1.0, 1.0, 10))
 
 
-async def test_a_cancelled_request_frees_the_engine(engine: VllmEngine, served: ServedWeights) -> None:
+async def test_a_cancelled_request_frees_the_engine(engine: VllmEngine) -> None:
     doomed = [asyncio.create_task(engine.complete(CompletionRequest((5, 6, 7), 1.0, 1.0, 240))) for _ in range(32)]
     await asyncio.sleep(0.05)
     for task in doomed:
@@ -206,9 +105,7 @@ def stopped_by(*strings: str, kept: tuple[int, ...] = ()) -> StopStrings:
     return StopStrings(strings, kept, 0, DigitCodec().decode)
 
 
-async def test_a_stop_string_ends_a_response_with_the_token_that_completes_it(
-    engine: VllmEngine, served: ServedWeights
-) -> None:
+async def test_a_stop_string_ends_a_response_with_the_token_that_completes_it(engine: VllmEngine) -> None:
     asked = CompletionRequest(CANARY_TOKENS, 1.0, 1.0, 100, seed=8, min_tokens=100)
     unstopped = await engine.complete(asked)
     string = DigitCodec().decode(unstopped.token_ids[40:43])
@@ -219,12 +116,10 @@ async def test_a_stop_string_ends_a_response_with_the_token_that_completes_it(
     assert string in DigitCodec().decode(stopped.token_ids)
     assert string not in DigitCodec().decode(stopped.token_ids[:-1])
     assert stopped.logprobs == pytest.approx(unstopped.logprobs[:length], abs=1e-4)
-    assert [(span.policy_version, span.num_tokens) for span in stopped.versions] == [(1, length)]
+    assert [(span.policy_version, span.num_tokens) for span in stopped.versions] == [(0, length)]
 
 
-async def test_a_stop_string_that_began_in_the_kept_prefix_ends_a_fork(
-    engine: VllmEngine, served: ServedWeights
-) -> None:
+async def test_a_stop_string_that_began_in_the_kept_prefix_ends_a_fork(engine: VllmEngine) -> None:
     asked = CompletionRequest(CANARY_TOKENS, 1.0, 1.0, 100, seed=8, min_tokens=100)
     first = (await engine.complete(asked)).token_ids[0]
     string = DigitCodec().decode((51, first))
@@ -233,9 +128,7 @@ async def test_a_stop_string_that_began_in_the_kept_prefix_ends_a_fork(
     assert (fork.token_ids, fork.stop_reason) == ((first,), string)
 
 
-async def test_a_stop_token_ends_a_response_but_not_before_min_tokens(
-    engine: VllmEngine, served: ServedWeights
-) -> None:
+async def test_a_stop_token_ends_a_response_but_not_before_min_tokens(engine: VllmEngine) -> None:
     asked = CompletionRequest(CANARY_TOKENS, 1.0, 1.0, 100, seed=8)
     unstopped = await engine.complete(asked)
     stop_token = unstopped.token_ids[len(unstopped.token_ids) // 2]
@@ -247,7 +140,7 @@ async def test_a_stop_token_ends_a_response_but_not_before_min_tokens(
     assert not {0, stop_token} & set(later.token_ids[:30])
 
 
-async def test_an_end_token_of_the_model_is_no_stop_reason(engine: VllmEngine, served: ServedWeights) -> None:
+async def test_an_end_token_of_the_model_is_no_stop_reason(engine: VllmEngine) -> None:
     completions = await asyncio.gather(
         *(engine.complete(CompletionRequest((5, 6, 7), 2.0, 1.0, 200, seed=i)) for i in range(16))
     )
@@ -257,7 +150,7 @@ async def test_an_end_token_of_the_model_is_no_stop_reason(engine: VllmEngine, s
     assert all(len(c.token_ids) == 200 for c in completions if c.finish_reason is FinishReason.LENGTH)
 
 
-async def test_min_tokens_counts_the_whole_path_of_a_fork(engine: VllmEngine, served: ServedWeights) -> None:
+async def test_min_tokens_counts_the_whole_path_of_a_fork(engine: VllmEngine) -> None:
     sampling = SamplingParameters(2.0, 1.0, 80, seed=3, min_tokens=40, stop_token_ids=tuple(range(1, 30)))
     tree = await search(engine, DigitCodec(), TreeRequest("t", PROBLEM, SearchParameters(4, 2, 2, 2), sampling))
     assert all(branch.end > 40 for branch in tree.branches)
@@ -282,9 +175,7 @@ def sampling_logprobs(
     return expected
 
 
-async def test_sampling_logprobs_are_those_of_the_distribution_drawn_from(
-    engine: VllmEngine, served: ServedWeights, folder: Path
-) -> None:
+async def test_sampling_logprobs_are_those_of_the_distribution_drawn_from(engine: VllmEngine, folder: Path) -> None:
     both = Logprobs.RAW_AND_SAMPLING
     kinds = {
         "raw": CompletionRequest((5, 6, 7), 1.3, 0.9, 40, seed=1),
@@ -305,7 +196,7 @@ async def test_sampling_logprobs_are_those_of_the_distribution_drawn_from(
             assert completion.sampling_logprobs == (0.0,) * len(completion.token_ids)
         else:
             expected = sampling_logprobs(
-                folder / "policy-1",
+                folder / "start",
                 asked.token_ids,
                 completion.token_ids,
                 asked.temperature,
@@ -315,16 +206,14 @@ async def test_sampling_logprobs_are_those_of_the_distribution_drawn_from(
             assert completion.sampling_logprobs == pytest.approx(expected, abs=1e-3), name
 
 
-async def test_what_log_probabilities_are_asked_for_changes_neither_tokens_nor_entropies(
-    engine: VllmEngine, served: ServedWeights
-) -> None:
+async def test_what_log_probabilities_are_asked_for_changes_neither_tokens_nor_entropies(engine: VllmEngine) -> None:
     asked = CompletionRequest(CANARY_TOKENS, 1.3, 0.9, 40, seed=1, with_entropies=True)
     alone = await engine.complete(asked)
     both = await engine.complete(replace(asked, logprobs=Logprobs.RAW_AND_SAMPLING))
     assert (both.token_ids, both.logprobs, both.entropies) == (alone.token_ids, alone.logprobs, alone.entropies)
 
 
-async def test_seeded_prompts_beyond_one_engine_step_are_sampled(engine: VllmEngine, served: ServedWeights) -> None:
+async def test_seeded_prompts_beyond_one_engine_step_are_sampled(engine: VllmEngine) -> None:
     prompts = [tuple(3 + (i * j) % 50 for j in range(240)) for i in range(1, 49)]  # 11,520 tokens; a step takes 8,192
     completions = await asyncio.gather(
         *(engine.complete(CompletionRequest(prompt, 1.0, 1.0, 4, seed=0)) for prompt in prompts)
