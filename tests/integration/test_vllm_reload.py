@@ -68,7 +68,13 @@ def versions(folder: Path) -> list[PublishedWeights]:
 
 @pytest.fixture(scope="module")
 def settings(folder: Path) -> SamplerSettings:
-    return SamplerSettings(model=folder / "start", max_model_tokens=MODEL_TOKENS, max_sequences=64, instance="test")
+    return SamplerSettings(
+        model=folder / "start",
+        max_model_tokens=MODEL_TOKENS,
+        max_sequences=64,
+        max_waiting_trees=10**6,  # nobody grades them
+        instance="test",
+    )
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -331,8 +337,8 @@ class OneSalt:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._llm, name)
 
-    def generate(self, prompt: dict[str, Any], *rest: Any) -> Any:
-        return self._llm.generate(prompt | {"cache_salt": "always the same"}, *rest)
+    def generate(self, prompt: dict[str, Any], *rest: Any, **named: Any) -> Any:
+        return self._llm.generate(prompt | {"cache_salt": "always the same"}, *rest, **named)
 
 
 async def test_without_a_salt_the_same_property_fails(
