@@ -35,7 +35,9 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one grading: seconds of wall clock, bytes of memory, bytes of output."""
+    """Bounds of one grading: seconds (for code, without those in which a program waits for a core), bytes of memory,
+    bytes of output.
+    """
 
     wall_s: float
     memory_bytes: int

@@ -24,6 +24,7 @@ _STOPS = {
     Stop.MEMORY: (Outcome.MEMORY, "used more than {limits.memory_bytes} bytes of memory"),
     Stop.OUTPUT: (Outcome.OUTPUT_LIMIT, "wrote more than it may ({limits.output_bytes} bytes of output)"),
     Stop.THREADS: (Outcome.RUNTIME_ERROR, "started too many threads"),
+    Stop.STARVED: (Outcome.INFRA_ERROR, "the machine is too busy: the program waited for a core for minutes"),
 }
 
 
@@ -37,7 +38,7 @@ class CodeGrader:
         """Judge a program; the limits hold for each test.
 
         Raises:
-            ZygoteLostError: the sandbox failed twice.
+            ExecutionLostError: the sandbox failed twice.
         """
         if isinstance(tests, AssertTests):
             return await self._assert(program, tests, limits)

@@ -14,13 +14,14 @@ from services.verifier.code_extraction import extract_program
 from services.verifier.code_grader import CodeGrader, Judgement
 from services.verifier.math_pool import MathMemoryError, MathPool, MathTimeoutError, MathWorkerLostError
 from services.verifier.result_comparison import shorten
+from services.verifier.sandbox.execution import ExecutionLostError
 from services.verifier.sandbox.isolation import IsolationLevel
 from services.verifier.sandbox.pool import SandboxPool
-from services.verifier.sandbox.zygote import ZygoteLostError
 from services.verifier.settings import VerifierSettings
 
+MIN_LIMITS: Final = Limits(wall_s=0.1, memory_bytes=64 << 20, output_bytes=1)
 MAX_LIMITS: Final = Limits(wall_s=60.0, memory_bytes=4 << 30, output_bytes=64 << 20)
-"""The most that a request may ask for."""
+"""The least and the most that a request may ask for; with less memory no interpreter runs."""
 
 
 class Grader:
@@ -33,7 +34,12 @@ class Grader:
         self._math_limits = Limits(settings.math_timeout_s, settings.math_memory_bytes, 0)
         self._code_limits = Limits(settings.code_timeout_s, settings.code_memory_bytes, settings.code_output_bytes)
         self._math = MathPool(settings.math_workers, settings.math_memory_bytes)
-        self._sandbox = SandboxPool(settings.code_workers, IsolationLevel[settings.min_isolation.upper()])
+        self._sandbox = SandboxPool(
+            settings.code_workers,
+            settings.code_tests_per_worker,
+            settings.code_memory_bytes,
+            IsolationLevel[settings.min_isolation.upper()],
+        )
         self._code = CodeGrader(self._sandbox)
         self._in_flight = 0
         self._graded = 0
@@ -127,7 +133,7 @@ class Grader:
             return Outcome.TIMEOUT, f"comparing the answer {error}"
         except MathMemoryError as error:
             return Outcome.MEMORY, f"comparing the answer {error}"
-        except (MathWorkerLostError, ZygoteLostError) as error:
+        except (MathWorkerLostError, ExecutionLostError) as error:
             return Outcome.INFRA_ERROR, f"the grader failed: {error}"
 
     async def _answer_and_judge(
@@ -163,9 +169,9 @@ class Grader:
         if asked is None:
             return default
         for name in ("wall_s", "memory_bytes", "output_bytes"):
-            value, most = getattr(asked, name), getattr(MAX_LIMITS, name)
-            if not 0 <= value <= most:
-                raise InvalidRequestError(f"limits.{name} is {value}: expected at most {most}, or 0 for the default")
+            value, least, most = (getattr(limits, name) for limits in (asked, MIN_LIMITS, MAX_LIMITS))
+            if value != 0 and not least <= value <= most:
+                raise InvalidRequestError(f"limits.{name} is {value}: expected {least} to {most}, or 0 for the default")
         return Limits(
             asked.wall_s or default.wall_s,
             asked.memory_bytes or default.memory_bytes,

@@ -20,7 +20,7 @@ from services.common.problem import CallTests, Domain, Problem, parse_tests
 from services.common.tree import Branch, FinishReason, SamplingParameters, SearchParameters, Tree, VersionSpan
 from services.common.verdict import Limits, Outcome
 from services.verifier.answer_extraction import extract_answer
-from services.verifier.grading import Grader
+from services.verifier.grading import MIN_LIMITS, Grader
 from services.verifier.math_equivalence import equivalent
 from services.verifier.settings import VerifierSettings
 
@@ -117,6 +117,13 @@ async def test_a_problem_without_gold_and_limits_out_of_range_are_refused(grader
         await grader.grade(SEVEN, "7", Limits(1e9, 0, 0))
     with pytest.raises(InvalidRequestError, match="limits.wall_s is nan"):
         await grader.grade(SEVEN, "7", Limits(float("nan"), 0, 0))
+    with pytest.raises(InvalidRequestError, match=r"limits.memory_bytes is 1: expected 67108864 to"):
+        await grader.grade(SEVEN, "7", Limits(0, 1, 0))
+
+
+async def test_the_smallest_limits_are_enough_to_run(grader: Grader) -> None:
+    verdict = await grader.grade(DOUBLE, "def f(x): return 2 * x", Limits(0, MIN_LIMITS.memory_bytes, 8))
+    assert verdict.outcome is Outcome.CORRECT, verdict.reason
 
 
 async def test_simple_answers_are_graded_fast(grader: Grader) -> None:

@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -25,13 +26,14 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LIMITS = Limits(wall_s=8.0, memory_bytes=512 << 20, output_bytes=1 << 18)
 SHORT = Limits(wall_s=1.0, memory_bytes=512 << 20, output_bytes=1 << 18)
+LONG = Limits(wall_s=60.0, memory_bytes=512 << 20, output_bytes=1 << 18)
 SUM = "a, b = map(int, input().split())\nprint(a + b)\n"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pool() -> AsyncIterator[SandboxPool]:
     os.environ["TREERL_TEST_CANARY"] = "canary"
-    pool = SandboxPool(2, IsolationLevel.SECCOMP)
+    pool = SandboxPool(2, 4, 512 << 20, IsolationLevel.SECCOMP)
     await pool.start()
     yield pool
     await pool.close()
@@ -98,6 +100,11 @@ async def test_honest_programs_pass(grader: CodeGrader, program: str) -> None:
         ("import os; os.closerange(0, 100)\nwhile True: pass", Outcome.TIMEOUT),
         ("import signal\nfor s in (1, 2, 3, 14, 15, 24): signal.signal(s, signal.SIG_IGN)\nwhile True: pass",
          Outcome.TIMEOUT),
+        ("import os; os.kill(os.getpid(), 19)", Outcome.TIMEOUT),
+        ("import ctypes; ctypes.CDLL(None).prctl(15, b'\\xff)\\n R 1', 0, 0, 0)\nwhile True: pass", Outcome.TIMEOUT),
+        ("import ctypes, threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\n"
+         "ctypes.CDLL(None).pthread_exit(None)", Outcome.TIMEOUT),
+        ("import threading\nwhile True: threading.Thread(target=int).start()", Outcome.TIMEOUT),
         ("x = bytearray(600 << 20)", Outcome.MEMORY),
         ("x = []\nwhile True: x.append(bytearray(1 << 20))", Outcome.MEMORY),
         ("while True: print('x' * 10000)", Outcome.OUTPUT_LIMIT),
@@ -159,7 +166,8 @@ async def test_attacks_get_nothing(grader: CodeGrader, tmp_path: Path, attack: s
     target = tmp_path / "victim"
     target.write_text("victim")
     for folder in (tmp_path, *tmp_path.parents[:3]):  # the sandbox has to hold by itself
-        folder.chmod(0o755)
+        if folder.stat().st_uid == os.getuid():
+            folder.chmod(0o755)
     target.chmod(0o666)
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket(socket.AF_UNIX) as abstract:
         port = listener.getsockname()[1]
@@ -285,6 +293,34 @@ async def test_a_failed_assertion_says_where(grader: CodeGrader) -> None:
     assert (outcome, "line 2 of the tests" in reason) == (Outcome.WRONG, True)
 
 
+async def test_programs_that_loop_or_sleep_hold_up_nobody(grader: CodeGrader) -> None:
+    endless = ["while True: pass", "import time; time.sleep(60)"]
+    hostile = [
+        asyncio.create_task(grader.judge(program, stdin_tests("", ""), LONG)) for program in endless for _ in range(3)
+    ]
+    for _ in range(5):
+        assert (await grader.judge(SUM, stdin_tests("20 22", "42"), LIMITS))[0] is Outcome.CORRECT
+    assert not any(task.done() for task in hostile)
+    for task in hostile:
+        task.cancel()
+    await asyncio.gather(*hostile, return_exceptions=True)
+
+
+async def test_neighbours_cannot_make_a_program_run_into_its_time_limit(grader: CodeGrader) -> None:
+    # With six loops beside it on a few cores, the clock shows a multiple of its CPU time.
+    slow = "import time\nwhile time.process_time() < 0.25: pass\nprint(42)"
+    limits = replace(LIMITS, wall_s=0.4)
+    hostile = [asyncio.create_task(grader.judge("while True: pass", stdin_tests("", ""), LONG)) for _ in range(6)]
+    try:
+        for _ in range(3):
+            outcome, reason = await grader.judge(slow, stdin_tests("", "42"), limits)
+            assert outcome is Outcome.CORRECT, reason
+    finally:
+        for task in hostile:
+            task.cancel()
+        await asyncio.gather(*hostile, return_exceptions=True)
+
+
 async def test_nothing_survives(grader: CodeGrader, pool: SandboxPool) -> None:
     before = {process.pid for parent in pool.process_ids for process in psutil.Process(parent).children(recursive=True)}
     open_before = len(os.listdir("/proc/self/fd"))
@@ -321,4 +357,4 @@ async def test_a_sandbox_with_a_hole_is_refused(monkeypatch: pytest.MonkeyPatch)
     leaky = self_test._PROBE.replace('"be root": os.getuid() == 0', '"do anything": True')
     monkeypatch.setattr(self_test, "_PROBE", leaky)
     with pytest.raises(ConfigurationError, match=r"isolated at level seccomp.*a program could do anything"):
-        await SandboxPool(1, IsolationLevel.SECCOMP).start()
+        await SandboxPool(1, 4, 512 << 20, IsolationLevel.SECCOMP).start()

@@ -105,7 +105,9 @@ class Limits(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     OUTPUT_BYTES_FIELD_NUMBER: _builtins.int
     wall_s: _builtins.float
-    """Wall-clock time of the whole grading (math) or of one test (code), in seconds."""
+    """Time of the whole grading (math) or of one test (code), in seconds. For code, time in which a program waits for a
+    core does not count.
+    """
     memory_bytes: _builtins.int
     """Memory of the grading process, in bytes."""
     output_bytes: _builtins.int
