@@ -13,7 +13,7 @@ from services.common.verdict import Limits, Outcome, Verdict
 from services.verifier.code_extraction import extract_program
 from services.verifier.code_grader import CodeGrader, Judgement
 from services.verifier.math_pool import MathMemoryError, MathPool, MathTimeoutError, MathWorkerLostError
-from services.verifier.result_comparison import shorten
+from services.verifier.result_comparison import one_line, shorten
 from services.verifier.sandbox.execution import ExecutionLostError
 from services.verifier.sandbox.isolation import IsolationLevel
 from services.verifier.sandbox.pool import SandboxPool
@@ -122,7 +122,7 @@ class Grader:
         self._graded += 1
         metrics.VERDICTS.labels(problem.domain.value, outcome.name).inc()
         metrics.GRADING_SECONDS.labels(problem.domain.value).observe(wall_s)
-        return Verdict(outcome, reason, wall_s * 1000)
+        return Verdict(outcome, one_line(reason), wall_s * 1000)
 
     @staticmethod
     async def _settle(judgement: Awaitable[Judgement]) -> Judgement:
