@@ -72,6 +72,8 @@ class Supervisor:
         """Collect what is left of a child that is dead."""
         output, report = self._output.finish(), self._report.finish()
         self.close()
+        if cpu_s > self.limits.wall_s:  # the kernel's own limit, or its end, came before a look
+            self._stop = self._stop or Stop.TIME
         return Ended(status, output, report, self._stop, self._loop.time() - self._started_s, cpu_s)
 
     def close(self) -> None:
