@@ -30,7 +30,7 @@ from services.common.tree import (
     VersionSpan,
     check_tree,
 )
-from services.common.verdict import Outcome, Verdict
+from services.common.verdict import CaseResult, Cases, Limits, Outcome, Verdict
 from treerl.common.v1 import problem_pb2, tree_pb2, verdict_pb2
 
 _DOMAINS = {Domain.MATH: problem_pb2.DOMAIN_MATH, Domain.CODE: problem_pb2.DOMAIN_CODE}
@@ -118,7 +118,15 @@ def _decode_tests(message: problem_pb2.CodeTests) -> CodeTests:
 def encode_verdict(verdict: Verdict) -> verdict_pb2.Verdict:
     """`Verdict` as a message."""
     return verdict_pb2.Verdict(
-        outcome=verdict_pb2.Outcome.ValueType(verdict.outcome.value), reason=verdict.reason, wall_ms=verdict.wall_ms
+        outcome=_encode_outcome(verdict.outcome),
+        reason=verdict.reason,
+        wall_ms=verdict.wall_ms,
+        cases=[
+            verdict_pb2.CaseResult(
+                outcome=_encode_outcome(case.outcome), reason=case.reason, wall_ms=case.wall_ms, cpu_ms=case.cpu_ms
+            )
+            for case in verdict.cases
+        ],
     )
 
 
@@ -128,11 +136,42 @@ def decode_verdict(message: verdict_pb2.Verdict) -> Verdict:
     Raises:
         InvalidRequestError: naming what is wrong in it.
     """
+    cases = tuple(CaseResult(_decode_outcome(c.outcome), c.reason, c.wall_ms, c.cpu_ms) for c in message.cases)
+    return Verdict(_decode_outcome(message.outcome), message.reason, message.wall_ms, cases)
+
+
+def encode_limits(limits: Limits) -> verdict_pb2.Limits:
+    """`Limits` as a message."""
+    return verdict_pb2.Limits(
+        wall_s=limits.wall_s,
+        memory_bytes=limits.memory_bytes,
+        output_bytes=limits.output_bytes,
+        cases=verdict_pb2.Cases.ValueType(limits.cases.value if limits.cases else 0),
+    )
+
+
+def decode_limits(message: verdict_pb2.Limits) -> Limits:
+    """`Limits` out of a message.
+
+    Raises:
+        InvalidRequestError: naming what is wrong in it.
+    """
     try:
-        outcome = Outcome(message.outcome)
+        cases = Cases(message.cases) if message.cases else None
     except ValueError as error:
-        raise InvalidRequestError(f"verdict has outcome {message.outcome}: expected 1 to 8") from error
-    return Verdict(outcome, message.reason, message.wall_ms)
+        raise InvalidRequestError(f"limits have cases {message.cases}: expected 0 to 2") from error
+    return Limits(message.wall_s, message.memory_bytes, message.output_bytes, cases)
+
+
+def _encode_outcome(outcome: Outcome) -> verdict_pb2.Outcome.ValueType:
+    return verdict_pb2.Outcome.ValueType(outcome.value)
+
+
+def _decode_outcome(number: int) -> Outcome:
+    try:
+        return Outcome(number)
+    except ValueError as error:
+        raise InvalidRequestError(f"verdict has outcome {number}: expected 1 to 8") from error
 
 
 def encode_search(search: SearchParameters) -> tree_pb2.SearchParameters:

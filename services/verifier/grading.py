@@ -3,18 +3,19 @@
 import asyncio
 import time
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import Final
 
 from services.common import metrics
 from services.common.errors import InvalidRequestError
 from services.common.problem import Domain, Problem
 from services.common.tree import Tree
-from services.common.verdict import Limits, Outcome, Verdict
+from services.common.verdict import Cases, Limits, Outcome, Verdict
 from services.verifier.code_extraction import extract_program
-from services.verifier.code_grader import CodeGrader, Judgement
+from services.verifier.code_grader import CodeGrader
+from services.verifier.judgement import Judgement
 from services.verifier.math_pool import MathMemoryError, MathPool, MathTimeoutError, MathWorkerLostError
 from services.verifier.result_comparison import one_line, shorten
-from services.verifier.sandbox.execution import ExecutionLostError
 from services.verifier.sandbox.isolation import IsolationLevel
 from services.verifier.sandbox.pool import SandboxPool
 from services.verifier.settings import VerifierSettings
@@ -32,7 +33,12 @@ class Grader:
 
     def __init__(self, settings: VerifierSettings) -> None:
         self._math_limits = Limits(settings.math_timeout_s, settings.math_memory_bytes, 0)
-        self._code_limits = Limits(settings.code_timeout_s, settings.code_memory_bytes, settings.code_output_bytes)
+        self._code_limits = Limits(
+            settings.code_timeout_s,
+            settings.code_memory_bytes,
+            settings.code_output_bytes,
+            Cases[settings.code_cases.upper()],
+        )
         self._math = MathPool(settings.math_workers, settings.math_memory_bytes)
         self._sandbox = SandboxPool(
             settings.code_workers,
@@ -94,7 +100,7 @@ class Grader:
         return await self._grade(problem, response, self._limits(problem, limits), {})
 
     async def grade_tree(self, tree: Tree) -> Tree:
-        """Grade every leaf of a tree; leaves with the same answer share one grading.
+        """Grade every leaf of a tree; leaves with the same answer share one grading, and results of tests are not kept.
 
         Raises:
             InvalidRequestError: the problem has no gold.
@@ -104,7 +110,7 @@ class Grader:
         verdicts = await asyncio.gather(
             *(self._grade(tree.problem, branch.response_text, limits, judging) for branch in tree.branches)
         )
-        return tree.with_verdicts(verdicts)
+        return tree.with_verdicts([replace(verdict, cases=()) for verdict in verdicts])
 
     async def _grade(
         self, problem: Problem, response: str, limits: Limits, judging: dict[str, asyncio.Task[Judgement]]
@@ -114,7 +120,7 @@ class Grader:
         self._in_flight += 1
         metrics.GRADINGS_IN_FLIGHT.set(self._in_flight)
         try:
-            outcome, reason = await self._settle(self._answer_and_judge(problem, response, limits, judging))
+            outcome, reason, cases = await self._settle(self._answer_and_judge(problem, response, limits, judging))
         finally:
             self._in_flight -= 1
             metrics.GRADINGS_IN_FLIGHT.set(self._in_flight)
@@ -122,7 +128,7 @@ class Grader:
         self._graded += 1
         metrics.VERDICTS.labels(problem.domain.value, outcome.name).inc()
         metrics.GRADING_SECONDS.labels(problem.domain.value).observe(wall_s)
-        return Verdict(outcome, one_line(reason), wall_s * 1000)
+        return Verdict(outcome, one_line(reason), wall_s * 1000, cases)
 
     @staticmethod
     async def _settle(judgement: Awaitable[Judgement]) -> Judgement:
@@ -130,11 +136,11 @@ class Grader:
         try:
             return await judgement
         except MathTimeoutError as error:
-            return Outcome.TIMEOUT, f"comparing the answer {error}"
+            return Judgement(Outcome.TIMEOUT, f"comparing the answer {error}")
         except MathMemoryError as error:
-            return Outcome.MEMORY, f"comparing the answer {error}"
-        except (MathWorkerLostError, ExecutionLostError) as error:
-            return Outcome.INFRA_ERROR, f"the grader failed: {error}"
+            return Judgement(Outcome.MEMORY, f"comparing the answer {error}")
+        except MathWorkerLostError as error:
+            return Judgement(Outcome.INFRA_ERROR, f"the grader failed: {error}")
 
     async def _answer_and_judge(
         self, problem: Problem, response: str, limits: Limits, judging: dict[str, asyncio.Task[Judgement]]
@@ -142,7 +148,7 @@ class Grader:
         answer = await self._read_answer(problem, response, limits)
         if answer is None:
             wanted = "answer" if problem.domain is Domain.MATH else "program"
-            return Outcome.UNPARSED, f"no {wanted} found in the response"
+            return Judgement(Outcome.UNPARSED, f"no {wanted} found in the response")
         if answer not in judging:
             judging[answer] = asyncio.create_task(self._judge(problem, answer, limits))
         return await judging[answer]
@@ -159,8 +165,8 @@ class Grader:
         gold = problem.answer or ""
         reply = await self._math.call({"gold": gold, "answer": answer}, limits.wall_s)
         if reply["equivalent"]:
-            return Outcome.CORRECT, f"{shorten(answer)} equals {shorten(gold)}"
-        return Outcome.WRONG, f"expected {shorten(gold)}, got {shorten(answer)}"
+            return Judgement(Outcome.CORRECT, f"{shorten(answer)} equals {shorten(gold)}")
+        return Judgement(Outcome.WRONG, f"expected {shorten(gold)}, got {shorten(answer)}")
 
     def _limits(self, problem: Problem, asked: Limits | None) -> Limits:
         if (problem.answer if problem.domain is Domain.MATH else problem.tests) is None:
@@ -176,4 +182,5 @@ class Grader:
             asked.wall_s or default.wall_s,
             asked.memory_bytes or default.memory_bytes,
             asked.output_bytes or default.output_bytes,
+            asked.cases or default.cases,
         )

@@ -34,6 +34,9 @@ class VerifierSettings(ServiceSettings):
         default=512 << 20, ge=64 << 20, description="address space of one test of a program, its interpreter included"
     )
     code_output_bytes: int = Field(default=1 << 20, ge=1024, description="output that one test of a program may write")
+    code_cases: Literal["until_failure", "all"] = Field(
+        default="until_failure", description="tests of a program that are run: up to the first failure, or all"
+    )
     min_isolation: Literal["rlimits", "landlock", "seccomp", "namespaces"] = Field(
         default="seccomp", description="weakest sandbox that the verifier starts with; it takes the strongest there is"
     )

@@ -21,6 +21,7 @@ from services.common.tree import Branch, FinishReason, SamplingParameters, Searc
 from services.common.verdict import Limits, Outcome
 from services.verifier.answer_extraction import extract_answer
 from services.verifier.grading import MIN_LIMITS, Grader
+from services.verifier.judgement import Judgement
 from services.verifier.math_equivalence import equivalent
 from services.verifier.settings import VerifierSettings
 
@@ -98,7 +99,7 @@ async def test_the_same_answer_in_a_tree_is_judged_once(grader: Grader, monkeypa
     judged: list[str] = []
     judge = grader._judge
 
-    async def counting(problem: Problem, answer: str, limits: Limits) -> tuple[Outcome, str]:
+    async def counting(problem: Problem, answer: str, limits: Limits) -> Judgement:
         judged.append(answer)
         return await judge(problem, answer, limits)
 
@@ -108,6 +109,13 @@ async def test_the_same_answer_in_a_tree_is_judged_once(grader: Grader, monkeypa
     assert sorted(judged) == ["7", "8"]
     rewards = [branch.verdict and branch.verdict.reward for branch in graded.branches]
     assert rewards == [1, 1, 0, 0, 0]
+
+
+async def test_trees_do_not_carry_the_results_of_tests(grader: Grader) -> None:
+    program = "def f(x): return 2 * x"
+    assert [case.outcome for case in (await grader.grade(DOUBLE, program)).cases] == [Outcome.CORRECT]
+    graded = await grader.grade_tree(tree_of(DOUBLE, [program]))
+    assert [branch.verdict and branch.verdict.cases for branch in graded.branches] == [()]
 
 
 async def test_a_problem_without_gold_and_limits_out_of_range_are_refused(grader: Grader) -> None:

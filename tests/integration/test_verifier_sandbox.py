@@ -16,8 +16,9 @@ import pytest_asyncio
 
 from services.common.errors import ConfigurationError
 from services.common.problem import AssertTests, CallTests, CodeTests, StdinTests, parse_tests
-from services.common.verdict import Limits, Outcome
-from services.verifier.code_grader import CodeGrader, Judgement
+from services.common.verdict import Cases, Limits, Outcome
+from services.verifier.code_grader import CodeGrader
+from services.verifier.judgement import Judgement
 from services.verifier.sandbox import self_test
 from services.verifier.sandbox.isolation import IsolationLevel
 from services.verifier.sandbox.pool import SandboxPool
@@ -59,7 +60,7 @@ ADD_TESTS = call_tests(([2, 3], 5), ([40, 2], 42), ([-7, 7], 0))
 
 async def shown(grader: CodeGrader, program: str, limits: Limits = LIMITS) -> str:
     """What a program prints, as the verdict's reason quotes it."""
-    outcome, reason = await grader.judge(program, stdin_tests("", "nothing prints this"), limits)
+    outcome, reason, _ = await grader.judge(program, stdin_tests("", "nothing prints this"), limits)
     assert outcome is Outcome.WRONG, reason
     return reason.partition("got ")[2]
 
@@ -120,7 +121,7 @@ async def test_honest_programs_pass(grader: CodeGrader, program: str) -> None:
 )  # fmt: skip
 async def test_failures_are_told_apart(grader: CodeGrader, program: str, outcome: Outcome) -> None:
     limits = SHORT if outcome is Outcome.TIMEOUT else LIMITS
-    found, reason = await grader.judge(program, stdin_tests("", "42"), limits)
+    found, reason, _ = await grader.judge(program, stdin_tests("", "42"), limits)
     assert found is outcome, reason
 
 
@@ -177,7 +178,7 @@ async def test_attacks_get_nothing(grader: CodeGrader, tmp_path: Path, attack: s
             "TARGET", str(target)
         )
         for _ in range(2):
-            outcome, reason = await grader.judge(program, stdin_tests("", "hole"), LIMITS)
+            outcome, reason, _ = await grader.judge(program, stdin_tests("", "hole"), LIMITS)
             assert outcome is not Outcome.CORRECT, reason
     assert target.read_text() == "victim"
 
@@ -204,7 +205,7 @@ CHEATS = {
 
 @pytest.mark.parametrize("program", CHEATS.values(), ids=CHEATS.keys())
 async def test_cheats_do_not_pass_calls(grader: CodeGrader, program: str) -> None:
-    outcome, reason = await grader.judge(program, ADD_TESTS, SHORT)
+    outcome, reason, _ = await grader.judge(program, ADD_TESTS, SHORT)
     assert outcome not in (Outcome.CORRECT, Outcome.INFRA_ERROR), reason
 
 
@@ -220,7 +221,7 @@ def add(a, b):
     return "found nothing"
 """
     canary = f"canary-{random.randrange(10**19, 10**20)}"
-    _, reason = await grader.judge(program, call_tests(([1, 2], canary)), LIMITS)
+    _, reason, _ = await grader.judge(program, call_tests(([1, 2], canary)), LIMITS)
     assert reason == f"case 1 of 1: expected {canary!r}, got 'found nothing'"
     held = program.replace("import ctypes", f"held = [{canary!r}]\nimport ctypes")
     assert (await grader.judge(held, call_tests(([1, 2], canary)), LIMITS))[0] is Outcome.CORRECT  # the search works
@@ -237,14 +238,28 @@ async def test_results_are_compared_strictly(grader: CodeGrader) -> None:
 
     assert (await judge("def add(a, b): return (a, [b])", [1, [2]]))[0] is Outcome.CORRECT
     assert (await judge("def add(a, b): return 3.0", 3))[0] is Outcome.CORRECT
-    assert await judge("def add(a, b): return 4", 3) == (Outcome.WRONG, "case 1 of 1: expected 3, got 4")
-    outcome, reason = await judge("def add(a, b): return {a, b}", [1, 2])
+    assert (await judge("def add(a, b): return 4", 3))[:2] == (Outcome.WRONG, "case 1 of 1: expected 3, got 4")
+    outcome, reason, _ = await judge("def add(a, b): return {a, b}", [1, 2])
     assert (outcome, "not JSON serializable" in reason) == (Outcome.RUNTIME_ERROR, True)
 
 
 async def test_the_first_failing_case_decides(grader: CodeGrader) -> None:
-    outcome, reason = await grader.judge("def add(a, b): return a + b if a < 40 else 0", ADD_TESTS, LIMITS)
+    outcome, reason, _ = await grader.judge("def add(a, b): return a + b if a < 40 else 0", ADD_TESTS, LIMITS)
     assert (outcome, reason) == (Outcome.WRONG, "case 2 of 3: expected 42, got 0")
+
+
+async def test_all_cases_are_run_where_that_is_asked_for(grader: CodeGrader) -> None:
+    program = "def add(a, b):\n  while a == 40: pass\n  return a + b if a > 0 else 1 / 0"
+    outcome, reason, cases = await grader.judge(program, ADD_TESTS, replace(SHORT, cases=Cases.ALL))
+    assert (outcome, reason) == (Outcome.TIMEOUT, "case 2 of 3: ran longer than 1 s; 1 of 3 pass")
+    assert [case.outcome for case in cases] == [Outcome.CORRECT, Outcome.TIMEOUT, Outcome.RUNTIME_ERROR]
+    assert cases[2].reason == "ZeroDivisionError in line 3: 'division by zero'"
+    assert cases[1].cpu_ms > cases[0].cpu_ms > 0
+
+
+async def test_cases_after_the_first_failure_are_not_run(grader: CodeGrader) -> None:
+    _, _, cases = await grader.judge("def add(a, b): return 42", ADD_TESTS, replace(LIMITS, cases=Cases.UNTIL_FAILURE))
+    assert [case.outcome for case in cases] == [Outcome.WRONG]
 
 
 ASSERTIONS = AssertTests(code="assert add(2, 3) == 5\nassert add(40, 2) == 42\nassert add(-7, 7) == 0\n")
@@ -263,7 +278,7 @@ ASSERTIONS = AssertTests(code="assert add(2, 3) == 5\nassert add(40, 2) == 42\na
     ],
 )
 async def test_cheats_do_not_pass_assertions(grader: CodeGrader, program: str) -> None:
-    outcome, reason = await grader.judge(program, ASSERTIONS, SHORT)
+    outcome, reason, _ = await grader.judge(program, ASSERTIONS, SHORT)
     assert outcome not in (Outcome.CORRECT, Outcome.INFRA_ERROR), reason
 
 
@@ -284,12 +299,12 @@ async def test_cheats_do_not_pass_assertions(grader: CodeGrader, program: str) -
     ],
 )  # fmt: skip
 async def test_assertions_see_the_program(grader: CodeGrader, program: str, code: str) -> None:
-    outcome, reason = await grader.judge(program, AssertTests(code=code), LIMITS)
+    outcome, reason, _ = await grader.judge(program, AssertTests(code=code), LIMITS)
     assert outcome is Outcome.CORRECT, reason
 
 
 async def test_a_failed_assertion_says_where(grader: CodeGrader) -> None:
-    outcome, reason = await grader.judge("def add(a, b): return 5", ASSERTIONS, LIMITS)
+    outcome, reason, _ = await grader.judge("def add(a, b): return 5", ASSERTIONS, LIMITS)
     assert (outcome, "line 2 of the tests" in reason) == (Outcome.WRONG, True)
 
 
@@ -313,7 +328,7 @@ async def test_neighbours_cannot_make_a_program_run_into_its_time_limit(grader: 
     hostile = [asyncio.create_task(grader.judge("while True: pass", stdin_tests("", ""), LONG)) for _ in range(6)]
     try:
         for _ in range(3):
-            outcome, reason = await grader.judge(slow, stdin_tests("", "42"), limits)
+            outcome, reason, _ = await grader.judge(slow, stdin_tests("", "42"), limits)
             assert outcome is Outcome.CORRECT, reason
     finally:
         for task in hostile:
@@ -338,7 +353,7 @@ async def test_a_killed_zygote_costs_no_verdict(grader: CodeGrader, pool: Sandbo
     ]
     await asyncio.sleep(0.15)
     os.kill(pool.process_ids[0], signal.SIGKILL)
-    assert [outcome for outcome, _ in await asyncio.gather(*judging)] == [Outcome.CORRECT] * 4
+    assert [outcome for outcome, *_ in await asyncio.gather(*judging)] == [Outcome.CORRECT] * 4
     assert len(pool.process_ids) == 2
 
 
@@ -349,7 +364,7 @@ async def test_a_cancelled_judgement_frees_its_child(grader: CodeGrader) -> None
     started = time.monotonic()
     tests = CallTests(fn_name="add", cases=({"args": [1, 2], "result": 3},))
     verdicts = await asyncio.gather(*(grader.judge("def add(a, b): return a + b", tests, LIMITS) for _ in range(4)))
-    assert {outcome for outcome, _ in verdicts} == {Outcome.CORRECT}
+    assert {outcome for outcome, *_ in verdicts} == {Outcome.CORRECT}
     assert time.monotonic() - started < 5
 
 

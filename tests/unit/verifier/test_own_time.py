@@ -22,7 +22,8 @@ def test_sleeping_counts_and_is_in_doubt() -> None:
     own = OwnTime()
     own.start(1, 100.0)
     assert own.charge(1, used(0.0, t1=0.0), 103.0) == pytest.approx((3.0, 3.0))
-    assert own.charge(1, used(0.0, t1=0.0), 104.0) == pytest.approx((4.0, 1.0))
+    assert own.charge(1, used(0.0, t1=0.0), 104.0) == pytest.approx((4.0, 4.0))
+    assert own.charge(1, used(0.5, t1=0.0), 104.5) == pytest.approx((4.5, 0.0))  # so it had slept
 
 
 def test_waiting_for_a_core_does_not_count() -> None:
@@ -34,6 +35,7 @@ def test_waiting_for_a_core_does_not_count() -> None:
 def test_a_long_wait_is_in_doubt_until_it_is_over() -> None:
     own = started(1)
     assert own.charge(1, used(0.1, t1=0.0), 0.1) == pytest.approx((0.1, 0.0))
+    assert own.charge(1, used(0.1, t1=0.0), 5.1) == pytest.approx((5.1, 5.0))
     assert own.charge(1, used(0.1, t1=0.0), 9.1) == pytest.approx((9.1, 9.0))
     assert own.charge(1, used(0.1, t1=10.0), 10.1) == pytest.approx((0.1, 0.0))
 
