@@ -84,15 +84,17 @@ def decode_problem(message: problem_pb2.Problem) -> Problem:
 
 def _encode_tests(tests: CodeTests) -> problem_pb2.CodeTests:
     match tests:
-        case StdinTests(cases=stdin_cases):
-            stdin = [problem_pb2.StdinTests.Case(input=c.input, output=c.output) for c in stdin_cases]
-            return problem_pb2.CodeTests(stdin=problem_pb2.StdinTests(cases=stdin))
-        case CallTests(fn_name=fn_name, cases=call_cases):
+        case StdinTests():
+            runs = [problem_pb2.StdinTests.Case(input=c.input, output=c.output) for c in tests.cases]
+            return problem_pb2.CodeTests(stdin=problem_pb2.StdinTests(cases=runs, checker=tests.checker))
+        case CallTests():
             calls = [
                 problem_pb2.CallTests.Case(args_json=json.dumps(c.args), result_json=json.dumps(c.result))
-                for c in call_cases
+                for c in tests.cases
             ]
-            return problem_pb2.CodeTests(call=problem_pb2.CallTests(fn_name=fn_name, cases=calls))
+            return problem_pb2.CodeTests(
+                call=problem_pb2.CallTests(fn_name=tests.fn_name, cases=calls, checker=tests.checker)
+            )
         case AssertTests(code=code):
             return problem_pb2.CodeTests(assertions=problem_pb2.AssertTests(code=code))
 
@@ -101,13 +103,14 @@ def _decode_tests(message: problem_pb2.CodeTests) -> CodeTests:
     kind = message.WhichOneof("kind")
     try:
         if kind == "stdin":
-            return StdinTests(cases=tuple(StdinCase(input=c.input, output=c.output) for c in message.stdin.cases))
+            runs = tuple(StdinCase(input=c.input, output=c.output) for c in message.stdin.cases)
+            return StdinTests(cases=runs, checker=message.stdin.checker)
         if kind == "call":
             cases = tuple(
                 CallCase(args=tuple(json.loads(c.args_json)), result=json.loads(c.result_json))
                 for c in message.call.cases
             )
-            return CallTests(fn_name=message.call.fn_name, cases=cases)
+            return CallTests(fn_name=message.call.fn_name, cases=cases, checker=message.call.checker)
         if kind == "assertions":
             return AssertTests(code=message.assertions.code)
     except (ValueError, TypeError) as error:  # malformed JSON, no cases, or empty text

@@ -1,17 +1,26 @@
 """Judges a program by its tests, each run in a child of the sandbox, one after the other.
 
 Whether a test passed is found here, by comparison with the expected result. The sandbox never receives that result, and
-no exit code or message of a child means "passed". Assertions are the exception that `sandbox.inside.asserter` explains.
+no exit code or message of a child means "passed". Assertions are the exception that `sandbox.inside.asserter` explains,
+and so are checkers: a program of the tests' author that decides in a child of its own.
 """
 
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from services.common.problem import AssertTests, CallCase, CallTests, CodeTests, StdinCase, StdinTests
+from services.common.problem import AssertTests, CallCase, CallTests, CodeTests, Json, StdinCase, StdinTests
 from services.common.verdict import CaseResult, Cases, Limits, Outcome
-from services.verifier.findings import Finding, compare_output, compare_result, find_failure, read_assertions
+from services.verifier.findings import (
+    Finding,
+    compare_output,
+    compare_result,
+    find_check,
+    find_failure,
+    find_result,
+    read_assertions,
+)
 from services.verifier.judgement import Judgement, summarize
-from services.verifier.result_comparison import one_line
+from services.verifier.result_comparison import one_line, shorten
 from services.verifier.sandbox.execution import Ended, ExecutionLostError
 from services.verifier.sandbox.pool import SandboxPool
 
@@ -40,21 +49,39 @@ class CodeGrader:
         """One for each test."""
         match tests:
             case StdinTests():
-                return [partial(self._feed, program, case, limits) for case in tests.cases]
+                return [partial(self._feed, program, tests.checker, case, limits) for case in tests.cases]
             case CallTests():
-                return [partial(self._call, program, tests.fn_name, case, limits) for case in tests.cases]
+                return [partial(self._call, program, tests, case, limits) for case in tests.cases]
             case AssertTests():
                 return [partial(self._assert, program, tests, limits)]
 
-    async def _feed(self, program: str, case: StdinCase, limits: Limits) -> CaseResult:
+    async def _feed(self, program: str, checker: str, case: StdinCase, limits: Limits) -> CaseResult:
         stdin = case.input.encode("utf-8", errors="surrogateescape")
         ended = await self._sandbox.run({"mode": "stdin", "program": program}, limits, stdin)
-        return _result(find_failure(ended, limits) or compare_output(ended.output, case.output), ended)
+        finding = find_failure(ended, limits)
+        if finding is None and checker:
+            try:
+                finding = await self._check(checker, case.input, case.output, ended.output.decode(), limits)
+            except UnicodeDecodeError:
+                finding = Outcome.WRONG, f"the output is no text: {shorten(ended.output)}"
+        return _result(finding or compare_output(ended.output, case.output), ended)
 
-    async def _call(self, program: str, fn_name: str, case: CallCase, limits: Limits) -> CaseResult:
-        request = {"mode": "call", "program": program, "fn_name": fn_name, "args": case.args}
+    async def _call(self, program: str, tests: CallTests, case: CallCase, limits: Limits) -> CaseResult:
+        request = {"mode": "call", "program": program, "fn_name": tests.fn_name, "args": case.args}
         ended = await self._sandbox.run(request, limits)
-        return _result(find_failure(ended, limits) or compare_result(ended.report, case.result), ended)
+        finding, got = find_result(ended, limits)
+        if finding is None and tests.checker:
+            finding = await self._check(tests.checker, case.args, case.result, got, limits)
+        return _result(finding or compare_result(got, case.result), ended)
+
+    async def _check(self, checker: str, given: Json, expected: Json, got: Json, limits: Limits) -> Finding:
+        """Let the tests' own program decide, in a child where no submitted code has been."""
+        request = {"mode": "call", "program": checker, "fn_name": "check", "args": [given, expected, got]}
+        try:
+            ended = await self._sandbox.run(request, limits)
+        except RecursionError:
+            return Outcome.WRONG, "the result is nested too deeply for a checker"
+        return find_check(ended, got, limits)
 
     async def _assert(self, program: str, tests: AssertTests, limits: Limits) -> CaseResult:
         hosted, asserted = await self._sandbox.run_pair(

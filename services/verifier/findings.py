@@ -34,6 +34,30 @@ def find_failure(ended: Ended, limits: Limits) -> Finding | None:
     return Outcome.RUNTIME_ERROR, f"the program {how}"
 
 
+def find_result(ended: Ended, limits: Limits) -> tuple[Finding | None, Json]:
+    """What a function returned, or else what went wrong."""
+    failure = find_failure(ended, limits)
+    if failure is not None:
+        return failure, None
+    try:
+        told = read_result(ended.report) if ended.report else None
+        if not isinstance(told, dict) or not isinstance(told.get("result"), str):
+            return (Outcome.RUNTIME_ERROR, "ended without a result"), None
+        return None, read_result(told["result"])
+    except UnreadableResultError as error:
+        return (Outcome.WRONG, str(error)), None
+
+
+def find_check(ended: Ended, got: Json, limits: Limits) -> Finding:
+    """What a checker decided; when it failed nothing is known about what it was to check."""
+    failure, decision = find_result(ended, limits)
+    if failure is not None:
+        return Outcome.INFRA_ERROR, f"the checker failed: {failure[1]}"
+    if not isinstance(decision, bool):
+        return Outcome.INFRA_ERROR, f"the checker failed: it returned {shorten(decision)}, expected True or False"
+    return (Outcome.CORRECT, "accepted") if decision else (Outcome.WRONG, f"the checker does not accept {shorten(got)}")
+
+
 def compare_output(output: bytes, expected: str) -> Finding:
     """Whether a program wrote what a test expects."""
     if same_output(output, expected):
@@ -41,15 +65,8 @@ def compare_output(output: bytes, expected: str) -> Finding:
     return Outcome.WRONG, f"expected output {shorten(expected)}, got {shorten(output)}"
 
 
-def compare_result(report: bytes, expected: Json) -> Finding:
+def compare_result(got: Json, expected: Json) -> Finding:
     """Whether a function returned what a test expects."""
-    try:
-        told = read_result(report) if report else None
-        if not isinstance(told, dict) or not isinstance(told.get("result"), str):
-            return Outcome.RUNTIME_ERROR, "ended without a result"
-        got = read_result(told["result"])
-    except UnreadableResultError as error:
-        return Outcome.WRONG, str(error)
     if same_value(got, expected):
         return Outcome.CORRECT, "result as expected"
     return Outcome.WRONG, f"expected {shorten(expected)}, got {shorten(got)}"

@@ -18,12 +18,12 @@ class Execution:
     """What a child is to do.
 
     Attributes:
-        request: the request that `inside.runner` reads; never holds an expected result.
+        request: the JSON object that `inside.runner` reads; holds no expected result, but for a checker's.
         limits: bounds of this run.
         stdin: bytes on descriptor 0.
     """
 
-    request: dict[str, Json]
+    request: bytes
     limits: Limits
     stdin: bytes = b""
 

@@ -1,6 +1,7 @@
 """A fixed number of zygotes that share the executions among them; a lost one is replaced."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from math import ceil
 from typing import TypeVar
@@ -81,8 +82,9 @@ class SandboxPool:
 
         Raises:
             ExecutionLostError: its zygote was lost, or it could not be locked down, and that twice.
+            RecursionError: the request is nested too deeply.
         """
-        execution = Execution(request, limits, stdin)
+        execution = Execution(_encode(request), limits, stdin)
         return await self._on_a_zygote(limits, 1, lambda zygote, turn: zygote.run(execution, turn.give_back))
 
     async def run_pair(
@@ -93,7 +95,7 @@ class SandboxPool:
         Raises:
             ExecutionLostError: as for `run`.
         """
-        pair = Execution(hosting, limits), Execution(asserting, limits)
+        pair = Execution(_encode(hosting), limits), Execution(_encode(asserting), limits)
         return await self._on_a_zygote(limits, 2, lambda zygote, turn: zygote.run_pair(*pair, turn.give_back))
 
     async def _on_a_zygote(
@@ -130,3 +132,7 @@ class SandboxPool:
             await zygote.close()
             raise
         self._zygotes.add(zygote)
+
+
+def _encode(request: dict[str, Json]) -> bytes:
+    return json.dumps(request).encode()

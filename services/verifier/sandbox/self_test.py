@@ -56,7 +56,7 @@ async def check_isolation(zygote: Zygote, level: IsolationLevel) -> None:
     """
     request = {"mode": "call", "program": _PROBE, "fn_name": "probe", "args": []}
     try:
-        ended = await zygote.run(Execution(request, _LIMITS), lambda: None)
+        ended = await zygote.run(Execution(json.dumps(request).encode(), _LIMITS), lambda: None)
     except ChildLostError as error:
         raise IsolationRefusedError(str(error)) from error
     report = json.loads(ended.report or b"{}")

@@ -141,7 +141,7 @@ class Zygote:
             _sealed_file(execution.stdin),
             output_end,
             report_end,
-            _sealed_file(json.dumps(execution.request).encode()),
+            _sealed_file(execution.request),
         ]
         try:
             self._send(

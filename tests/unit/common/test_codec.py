@@ -31,6 +31,13 @@ PROBLEMS = [
         "f",
         tests=CallTests(fn_name="f", cases=(CallCase(args=(1, [2.5, None]), result={"a": [True]}),)),
     ),
+    Problem(
+        "k",
+        Domain.CODE,
+        "f",
+        tests=CallTests(fn_name="f", cases=(CallCase(args=(), result=None),), checker="def check(a, b, c): return c"),
+    ),
+    Problem("w", Domain.CODE, "echo", tests=StdinTests(cases=(StdinCase(input="", output=""),), checker="x")),
     Problem("a", Domain.CODE, "f", tests=AssertTests(code="assert f(1) == 2")),
 ]
 

@@ -5,7 +5,14 @@ from dataclasses import replace
 import pytest
 
 from services.common.verdict import Limits, Outcome
-from services.verifier.findings import compare_output, compare_result, find_failure, read_assertions
+from services.verifier.findings import (
+    compare_output,
+    compare_result,
+    find_check,
+    find_failure,
+    find_result,
+    read_assertions,
+)
 from services.verifier.sandbox.execution import Ended, Stop
 
 LIMITS = Limits(wall_s=2.0, memory_bytes=100, output_bytes=10)
@@ -51,14 +58,36 @@ def test_a_report_of_failure_with_a_good_end_is_no_failure() -> None:
 def test_outputs_and_results_are_compared() -> None:
     assert compare_output(b"5\n", "5") == (Outcome.CORRECT, "output as expected")
     assert compare_output(b"6", "5") == (Outcome.WRONG, "expected output '5', got '6'")
-    assert compare_result(b'{"result": "[5]"}', [5]) == (Outcome.CORRECT, "result as expected")
-    assert compare_result(b'{"result": "true"}', 1) == (Outcome.WRONG, "expected 1, got True")
-    assert compare_result(b'{"result": "["}', 1)[0] is Outcome.WRONG
+    assert compare_result([5], [5]) == (Outcome.CORRECT, "result as expected")
+    assert compare_result(True, 1) == (Outcome.WRONG, "expected 1, got True")
+
+
+def test_a_result_is_text_of_json_in_the_report() -> None:
+    assert find_result(replace(WELL, report=b'{"result": "[5]"}'), LIMITS) == (None, [5])
+    assert find_result(replace(WELL, report=b'{"result": "["}'), LIMITS)[0] == (
+        Outcome.WRONG,
+        "the result is no readable JSON: '['",
+    )
+    assert find_result(replace(WELL, status=1, report=b'{"result": "5"}'), LIMITS)[0] is not None
 
 
 @pytest.mark.parametrize("report", [b"", b"[]", b"5", b'{"passed": true}', b'{"result": 5}', b'{"result": null}'])
 def test_what_is_no_result_is_none(report: bytes) -> None:
-    assert compare_result(report, 5)[0] is not Outcome.CORRECT
+    assert find_result(replace(WELL, report=report), LIMITS)[0] == (Outcome.RUNTIME_ERROR, "ended without a result")
+
+
+@pytest.mark.parametrize(
+    ("report", "outcome"),
+    [
+        (b'{"result": "true"}', Outcome.CORRECT),
+        (b'{"result": "false"}', Outcome.WRONG),
+        (b'{"result": "1"}', Outcome.INFRA_ERROR),
+        (b"{}", Outcome.INFRA_ERROR),
+    ],
+)
+def test_a_checker_says_true_or_false_or_has_failed(report: bytes, outcome: Outcome) -> None:
+    assert find_check(replace(WELL, report=report), "got", LIMITS)[0] is outcome
+    assert find_check(replace(WELL, report=report, stop=Stop.TIME), "got", LIMITS)[0] is Outcome.INFRA_ERROR
 
 
 def test_only_the_word_of_the_assertions_counts() -> None:
