@@ -76,7 +76,7 @@ async def measure() -> dict[str, float]:
     pairs = generate_pairs(random.Random(0))
     console = Console(stderr=True)
     grader = Grader(_SETTINGS)
-    sandbox = SandboxPool(1, IsolationLevel[_SETTINGS.min_isolation.upper()])
+    sandbox = SandboxPool(1, 1, _SETTINGS.code_memory_bytes, IsolationLevel[_SETTINGS.min_isolation.upper()])
     async with AsyncExitStack() as cleanup:
         for service in (grader, sandbox):
             cleanup.push_async_callback(service.close)

@@ -10,7 +10,6 @@ from services.cli.remote import connected, told
 from services.common import codec
 from services.common.problem import Problem
 from services.common.verdict import Limits, Verdict
-from treerl.common.v1 import verdict_pb2
 from treerl.verifier.v1 import verifier_service_pb2 as verifier_pb2
 from treerl.verifier.v1 import verifier_service_pb2_grpc as verifier_grpc
 
@@ -46,11 +45,7 @@ class RemoteJudge:
         """
         request = verifier_pb2.VerifyRequest(problem=codec.encode_problem(problem), response=response)
         if limits is not None:
-            request.limits.CopyFrom(
-                verdict_pb2.Limits(
-                    wall_s=limits.wall_s, memory_bytes=limits.memory_bytes, output_bytes=limits.output_bytes
-                )
-            )
+            request.limits.CopyFrom(codec.encode_limits(limits))
         try:
             reply = await self._stub.Verify(request)
         except aio.AioRpcError as error:

@@ -34,7 +34,7 @@ from services.common.tree import (
     VersionSpan,
     check_tree,
 )
-from services.common.verdict import Outcome, Verdict
+from services.common.verdict import CaseResult, Cases, Limits, Outcome, Verdict
 from treerl.common.v1 import problem_pb2, tree_pb2, verdict_pb2
 
 _DOMAINS = {Domain.MATH: problem_pb2.DOMAIN_MATH, Domain.CODE: problem_pb2.DOMAIN_CODE}
@@ -100,15 +100,17 @@ def decode_problem(message: problem_pb2.Problem) -> Problem:
 
 def _encode_tests(tests: CodeTests) -> problem_pb2.CodeTests:
     match tests:
-        case StdinTests(cases=stdin_cases):
-            stdin = [problem_pb2.StdinTests.Case(input=c.input, output=c.output) for c in stdin_cases]
-            return problem_pb2.CodeTests(stdin=problem_pb2.StdinTests(cases=stdin))
-        case CallTests(fn_name=fn_name, cases=call_cases):
+        case StdinTests():
+            runs = [problem_pb2.StdinTests.Case(input=c.input, output=c.output) for c in tests.cases]
+            return problem_pb2.CodeTests(stdin=problem_pb2.StdinTests(cases=runs, checker=tests.checker))
+        case CallTests():
             calls = [
                 problem_pb2.CallTests.Case(args_json=json.dumps(c.args), result_json=json.dumps(c.result))
-                for c in call_cases
+                for c in tests.cases
             ]
-            return problem_pb2.CodeTests(call=problem_pb2.CallTests(fn_name=fn_name, cases=calls))
+            return problem_pb2.CodeTests(
+                call=problem_pb2.CallTests(fn_name=tests.fn_name, cases=calls, checker=tests.checker)
+            )
         case AssertTests(code=code):
             return problem_pb2.CodeTests(assertions=problem_pb2.AssertTests(code=code))
 
@@ -117,13 +119,14 @@ def _decode_tests(message: problem_pb2.CodeTests) -> CodeTests:
     kind = message.WhichOneof("kind")
     try:
         if kind == "stdin":
-            return StdinTests(cases=tuple(StdinCase(input=c.input, output=c.output) for c in message.stdin.cases))
+            runs = tuple(StdinCase(input=c.input, output=c.output) for c in message.stdin.cases)
+            return StdinTests(cases=runs, checker=message.stdin.checker)
         if kind == "call":
             cases = tuple(
                 CallCase(args=tuple(_parse_json(c.args_json)), result=_parse_json(c.result_json))
                 for c in message.call.cases
             )
-            return CallTests(fn_name=message.call.fn_name, cases=cases)
+            return CallTests(fn_name=message.call.fn_name, cases=cases, checker=message.call.checker)
         if kind == "assertions":
             return AssertTests(code=message.assertions.code)
     except (ValueError, TypeError, RecursionError) as error:  # malformed or too deep JSON, no cases, or empty text
@@ -149,10 +152,16 @@ def _parse_json(text: str) -> Json:
 def encode_verdict(verdict: Verdict) -> verdict_pb2.Verdict:
     """`Verdict` as a message."""
     return verdict_pb2.Verdict(
-        outcome=verdict_pb2.Outcome.ValueType(verdict.outcome.value),
+        outcome=_encode_outcome(verdict.outcome),
         reason=verdict.reason,
         wall_ms=verdict.wall_ms,
         answer=verdict.answer,
+        cases=[
+            verdict_pb2.CaseResult(
+                outcome=_encode_outcome(case.outcome), reason=case.reason, wall_ms=case.wall_ms, cpu_ms=case.cpu_ms
+            )
+            for case in verdict.cases
+        ],
     )
 
 
@@ -162,11 +171,42 @@ def decode_verdict(message: verdict_pb2.Verdict) -> Verdict:
     Raises:
         InvalidRequestError: naming what is wrong in it.
     """
+    cases = tuple(CaseResult(_decode_outcome(c.outcome), c.reason, c.wall_ms, c.cpu_ms) for c in message.cases)
+    return Verdict(_decode_outcome(message.outcome), message.reason, message.wall_ms, message.answer, cases)
+
+
+def encode_limits(limits: Limits) -> verdict_pb2.Limits:
+    """`Limits` as a message."""
+    return verdict_pb2.Limits(
+        wall_s=limits.wall_s,
+        memory_bytes=limits.memory_bytes,
+        output_bytes=limits.output_bytes,
+        cases=verdict_pb2.Cases.ValueType(limits.cases.value if limits.cases else 0),
+    )
+
+
+def decode_limits(message: verdict_pb2.Limits) -> Limits:
+    """`Limits` out of a message.
+
+    Raises:
+        InvalidRequestError: naming what is wrong in it.
+    """
     try:
-        outcome = Outcome(message.outcome)
+        cases = Cases(message.cases) if message.cases else None
     except ValueError as error:
-        raise InvalidRequestError(f"verdict has outcome {message.outcome}: expected 1 to 8") from error
-    return Verdict(outcome, message.reason, message.wall_ms, message.answer)
+        raise InvalidRequestError(f"limits have cases {message.cases}: expected 0 to 2") from error
+    return Limits(message.wall_s, message.memory_bytes, message.output_bytes, cases)
+
+
+def _encode_outcome(outcome: Outcome) -> verdict_pb2.Outcome.ValueType:
+    return verdict_pb2.Outcome.ValueType(outcome.value)
+
+
+def _decode_outcome(number: int) -> Outcome:
+    try:
+        return Outcome(number)
+    except ValueError as error:
+        raise InvalidRequestError(f"verdict has outcome {number}: expected 1 to 8") from error
 
 
 def encode_search(search: SearchParameters) -> tree_pb2.SearchParameters:

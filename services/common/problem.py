@@ -2,8 +2,11 @@
 
 The JSON form, one object a line in a data file, is
 `{"id", "domain": "math" | "code", "prompt", "answer"?, "tests"?, "category"?}` with `tests` one of
-`{"kind": "stdin", "cases": [{"input", "output"}]}`, `{"kind": "call", "fn_name", "cases": [{"args", "result"}]}` and
-`{"kind": "assert", "code"}`.
+`{"kind": "stdin", "cases": [{"input", "output"}], "checker"?}`,
+`{"kind": "call", "fn_name", "cases": [{"args", "result"}], "checker"?}` and `{"kind": "assert", "code"}`.
+
+A checker is Python source that defines `check(given, expected, got)`, for problems with more than one right answer. It
+gets the input or the arguments, what the test expects, and what the program gave, and returns True or False.
 """
 
 from collections.abc import Mapping
@@ -41,6 +44,7 @@ class StdinTests(_Strict):
 
     kind: Literal["stdin"] = "stdin"
     cases: tuple[StdinCase, ...] = Field(min_length=1)
+    checker: str = ""
 
 
 class CallCase(_Strict):
@@ -56,6 +60,7 @@ class CallTests(_Strict):
     kind: Literal["call"] = "call"
     fn_name: str = Field(min_length=1)
     cases: tuple[CallCase, ...] = Field(min_length=1)
+    checker: str = ""
 
 
 class AssertTests(_Strict):
@@ -133,7 +138,7 @@ def problem_row(problem: Problem) -> dict[str, Json]:
     if problem.answer is not None:
         row["answer"] = problem.answer
     if problem.tests is not None:
-        row["tests"] = problem.tests.model_dump(mode="json")
+        row["tests"] = {name: value for name, value in problem.tests.model_dump(mode="json").items() if value != ""}
     if problem.category:
         row["category"] = problem.category
     return row

@@ -18,6 +18,23 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class CaseResult:
+    """What one test of a program gave: an outcome, one line that says why, and the time the program took.
+
+    Attributes:
+        outcome: what was found.
+        reason: why.
+        wall_ms: from the start to the end of the program, its waits for a core included.
+        cpu_ms: CPU time.
+    """
+
+    outcome: Outcome
+    reason: str
+    wall_ms: float
+    cpu_ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """The judgement of one response.
 
@@ -26,12 +43,14 @@ class Verdict:
         reason: one line that says why.
         wall_ms: time the grading took, in milliseconds.
         answer: what was judged: the final answer, or the program, as it was read; empty where none could be read.
+        cases: of a program, the results of the tests that were run, in order. Not kept in trees.
     """
 
     outcome: Outcome
     reason: str
     wall_ms: float
     answer: str = ""
+    cases: tuple[CaseResult, ...] = ()
 
     @property
     def reward(self) -> float | None:
@@ -41,10 +60,25 @@ class Verdict:
         return 1.0 if self.outcome is Outcome.CORRECT else 0.0
 
 
+class Cases(Enum):
+    """Which tests of a program are run; the values are the protobuf numbers."""
+
+    UNTIL_FAILURE = 1
+    ALL = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one grading: seconds of wall clock, bytes of memory, bytes of output."""
+    """Bounds of one grading.
+
+    Attributes:
+        wall_s: seconds; for code, of one test, without those in which the program waits for a core.
+        memory_bytes: memory.
+        output_bytes: output of a program.
+        cases: which tests of a program are run; None for the grader's default.
+    """
 
     wall_s: float
     memory_bytes: int
     output_bytes: int
+    cases: Cases | None = None

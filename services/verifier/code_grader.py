@@ -1,30 +1,30 @@
-"""Judges a program by its tests, run in the sandbox one child at a time; the first failure decides.
+"""Judges a program by its tests, each run in a child of the sandbox, one after the other.
 
 Whether a test passed is found here, by comparison with the expected result. The sandbox never receives that result, and
-no exit code or message of a child means "passed". Assertions are the exception that `sandbox.inside.asserter` explains.
+no exit code or message of a child means "passed". Assertions are the exception that `sandbox.inside.asserter` explains,
+and so are checkers: a program of the tests' author that decides in a child of its own.
 """
 
+from collections.abc import Awaitable, Callable
+from functools import partial
+
 from services.common.problem import AssertTests, CallCase, CallTests, CodeTests, Json, StdinCase, StdinTests
-from services.common.verdict import Limits, Outcome
-from services.verifier.result_comparison import (
-    UnreadableResultError,
-    read_result,
-    same_output,
-    same_value,
-    shorten,
+from services.common.verdict import CaseResult, Cases, Limits, Outcome
+from services.verifier.findings import (
+    Finding,
+    compare_output,
+    compare_result,
+    find_check,
+    find_failure,
+    find_result,
+    read_assertions,
 )
-from services.verifier.sandbox.execution import Ended, Stop
+from services.verifier.judgement import Judgement, summarize
+from services.verifier.result_comparison import one_line, shorten
+from services.verifier.sandbox.execution import Ended, ExecutionLostError
 from services.verifier.sandbox.pool import SandboxPool
 
-Judgement = tuple[Outcome, str]
-"""What was found, and one line that says why."""
-
-_STOPS = {
-    Stop.TIME: (Outcome.TIMEOUT, "ran longer than {limits.wall_s:g} s"),
-    Stop.MEMORY: (Outcome.MEMORY, "used more than {limits.memory_bytes} bytes of memory"),
-    Stop.OUTPUT: (Outcome.OUTPUT_LIMIT, "wrote more than it may ({limits.output_bytes} bytes of output)"),
-    Stop.THREADS: (Outcome.RUNTIME_ERROR, "started too many threads"),
-}
+Run = Callable[[], Awaitable[CaseResult]]
 
 
 class CodeGrader:
@@ -34,89 +34,71 @@ class CodeGrader:
         self._sandbox = sandbox
 
     async def judge(self, program: str, tests: CodeTests, limits: Limits) -> Judgement:
-        """Judge a program; the limits hold for each test.
-
-        Raises:
-            ZygoteLostError: the sandbox failed twice.
-        """
+        """Judge a program; the limits hold for each test."""
+        runs = self._runs(program, tests, limits)
+        results: list[CaseResult] = []
+        for run in runs:
+            results.append(await _settle(run))
+            if results[-1].outcome is not Outcome.CORRECT and limits.cases is not Cases.ALL:
+                break
         if isinstance(tests, AssertTests):
-            return await self._assert(program, tests, limits)
-        for number, case in enumerate(tests.cases, start=1):
-            if isinstance(tests, StdinTests) and isinstance(case, StdinCase):
-                outcome, reason = await self._feed(program, case, limits)
-            elif isinstance(tests, CallTests) and isinstance(case, CallCase):
-                outcome, reason = await self._call(program, tests.fn_name, case, limits)
-            else:
-                raise TypeError(f"tests of unknown kind {type(tests).__name__}")
-            if outcome is not Outcome.CORRECT:
-                return outcome, f"case {number} of {len(tests.cases)}: {reason}"
-        return Outcome.CORRECT, f"passed {len(tests.cases)} cases"
+            return Judgement(results[0].outcome, results[0].reason, tuple(results))
+        return summarize(results, len(runs))
 
-    async def _feed(self, program: str, case: StdinCase, limits: Limits) -> Judgement:
+    def _runs(self, program: str, tests: CodeTests, limits: Limits) -> list[Run]:
+        """One for each test."""
+        match tests:
+            case StdinTests():
+                return [partial(self._feed, program, tests.checker, case, limits) for case in tests.cases]
+            case CallTests():
+                return [partial(self._call, program, tests, case, limits) for case in tests.cases]
+            case AssertTests():
+                return [partial(self._assert, program, tests, limits)]
+
+    async def _feed(self, program: str, checker: str, case: StdinCase, limits: Limits) -> CaseResult:
         stdin = case.input.encode("utf-8", errors="surrogateescape")
         ended = await self._sandbox.run({"mode": "stdin", "program": program}, limits, stdin)
-        failure = _failure(ended, limits)
-        if failure is not None:
-            return failure
-        if same_output(ended.output, case.output):
-            return Outcome.CORRECT, "output as expected"
-        return Outcome.WRONG, f"expected output {shorten(case.output)}, got {shorten(ended.output)}"
+        finding = find_failure(ended, limits)
+        if finding is None and checker:
+            try:
+                finding = await self._check(checker, case.input, case.output, ended.output.decode(), limits)
+            except UnicodeDecodeError:
+                finding = Outcome.WRONG, f"the output is no text: {shorten(ended.output)}"
+        return _result(finding or compare_output(ended.output, case.output), ended)
 
-    async def _call(self, program: str, fn_name: str, case: CallCase, limits: Limits) -> Judgement:
-        request = {"mode": "call", "program": program, "fn_name": fn_name, "args": case.args}
+    async def _call(self, program: str, tests: CallTests, case: CallCase, limits: Limits) -> CaseResult:
+        request = {"mode": "call", "program": program, "fn_name": tests.fn_name, "args": case.args}
         ended = await self._sandbox.run(request, limits)
-        failure = _failure(ended, limits)
-        if failure is not None:
-            return failure
-        try:
-            report = read_result(ended.report) if ended.report else None
-            if not isinstance(report, dict) or not isinstance(report.get("result"), str):
-                return Outcome.RUNTIME_ERROR, "ended without a result"
-            got = read_result(report["result"])
-        except UnreadableResultError as error:
-            return Outcome.WRONG, str(error)
-        if same_value(got, case.result):
-            return Outcome.CORRECT, "result as expected"
-        return Outcome.WRONG, f"expected {shorten(case.result)}, got {shorten(got)}"
+        finding, got = find_result(ended, limits)
+        if finding is None and tests.checker:
+            finding = await self._check(tests.checker, case.args, case.result, got, limits)
+        return _result(finding or compare_result(got, case.result), ended)
 
-    async def _assert(self, program: str, tests: AssertTests, limits: Limits) -> Judgement:
+    async def _check(self, checker: str, given: Json, expected: Json, got: Json, limits: Limits) -> Finding:
+        """Let the tests' own program decide, in a child where no submitted code has been."""
+        request = {"mode": "call", "program": checker, "fn_name": "check", "args": [given, expected, got]}
+        try:
+            ended = await self._sandbox.run(request, limits)
+        except RecursionError:
+            return Outcome.WRONG, "the result is nested too deeply for a checker"
+        return find_check(ended, got, limits)
+
+    async def _assert(self, program: str, tests: AssertTests, limits: Limits) -> CaseResult:
         hosted, asserted = await self._sandbox.run_pair(
             {"mode": "host", "program": program}, {"mode": "assert", "code": tests.code}, limits
         )
-        # The second child runs no submitted code, so its word counts.
-        if asserted.status == 0 and asserted.report == b'{"passed": true}':
-            return Outcome.CORRECT, "every assertion holds"
-        # Where the program broke by itself it says more than the assertions that it cut off.
-        hosting = _failure(hosted, limits)
-        if hosting is not None and (hosted.stop is not None or _reported_error(hosted)):
-            return hosting
-        error = _reported_error(asserted)
-        if error.get("type") == "AssertionError":
-            return Outcome.WRONG, f"assertion failed in line {error.get('line')} of the tests: {error.get('detail')}"
-        return _failure(asserted, limits) or (Outcome.RUNTIME_ERROR, "the assertions ended without a result")
+        return _result(read_assertions(hosted, asserted, limits), hosted, asserted)
 
 
-def _failure(ended: Ended, limits: Limits) -> Judgement | None:
-    """What went wrong with a child; None if it ended as a program does that has done its work."""
-    if ended.stop is not None:
-        outcome, reason = _STOPS[ended.stop]
-        return outcome, reason.format(limits=limits)
-    if ended.status == 0:
-        return None
-    error = _reported_error(ended)
-    if error.get("type") == "MemoryError":
-        return Outcome.MEMORY, f"ran out of memory ({limits.memory_bytes} bytes)"
-    if error:
-        detail = shorten(str(error.get("detail", "")))
-        return Outcome.RUNTIME_ERROR, f"{error.get('type')} in line {error.get('line')}: {detail}"
-    how = f"was killed by signal {-ended.status}" if ended.status < 0 else f"exited with status {ended.status}"
-    return Outcome.RUNTIME_ERROR, f"the program {how}"
-
-
-def _reported_error(ended: Ended) -> dict[str, Json]:
+async def _settle(run: Run) -> CaseResult:
     try:
-        report = read_result(ended.report)
-    except UnreadableResultError:
-        return {}
-    error = report.get("error") if isinstance(report, dict) else None
-    return error if isinstance(error, dict) else {}
+        return await run()
+    except ExecutionLostError as error:
+        return CaseResult(Outcome.INFRA_ERROR, f"the grader failed: {error}", 0.0, 0.0)
+
+
+def _result(finding: Finding, *ended: Ended) -> CaseResult:
+    """What was found in a test, and what its children took, which ran at the same time."""
+    outcome, reason = finding
+    wall_s, cpu_s = max(child.wall_s for child in ended), sum(child.cpu_s for child in ended)
+    return CaseResult(outcome, one_line(reason), wall_s * 1000, cpu_s * 1000)

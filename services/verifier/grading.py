@@ -2,24 +2,26 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Final
 
 from services.common import metrics
 from services.common.errors import InvalidRequestError
 from services.common.problem import Domain, Problem
 from services.common.tree import Tree
-from services.common.verdict import Limits, Outcome, Verdict
+from services.common.verdict import Cases, Limits, Outcome, Verdict
 from services.verifier.code_extraction import extract_program
-from services.verifier.code_grader import CodeGrader, Judgement
+from services.verifier.code_grader import CodeGrader
+from services.verifier.judgement import Judgement
 from services.verifier.math_pool import MathMemoryError, MathPool, MathTimeoutError, MathWorkerLostError
-from services.verifier.result_comparison import shorten
+from services.verifier.result_comparison import one_line, shorten
 from services.verifier.sandbox.isolation import IsolationLevel
 from services.verifier.sandbox.pool import SandboxPool
-from services.verifier.sandbox.zygote import ZygoteLostError
 from services.verifier.settings import VerifierSettings
 
+MIN_LIMITS: Final = Limits(wall_s=0.1, memory_bytes=64 << 20, output_bytes=1)
 MAX_LIMITS: Final = Limits(wall_s=60.0, memory_bytes=4 << 30, output_bytes=64 << 20)
-"""The most that a request may ask for."""
+"""The least and the most that a request may ask for; with less memory no interpreter runs."""
 
 
 class Grader:
@@ -30,9 +32,19 @@ class Grader:
 
     def __init__(self, settings: VerifierSettings) -> None:
         self._math_limits = Limits(settings.math_timeout_s, settings.math_memory_bytes, 0)
-        self._code_limits = Limits(settings.code_timeout_s, settings.code_memory_bytes, settings.code_output_bytes)
+        self._code_limits = Limits(
+            settings.code_timeout_s,
+            settings.code_memory_bytes,
+            settings.code_output_bytes,
+            Cases[settings.code_cases.upper()],
+        )
         self._math = MathPool(settings.math_workers, settings.math_memory_bytes)
-        self._sandbox = SandboxPool(settings.code_workers, IsolationLevel[settings.min_isolation.upper()])
+        self._sandbox = SandboxPool(
+            settings.code_workers,
+            settings.code_tests_per_worker,
+            settings.code_memory_bytes,
+            IsolationLevel[settings.min_isolation.upper()],
+        )
         self._code = CodeGrader(self._sandbox)
         self._in_flight = 0
         self._graded = 0
@@ -87,7 +99,7 @@ class Grader:
         return await self._grade(problem, response, self._limits(problem, limits), {})
 
     async def grade_tree(self, tree: Tree) -> Tree:
-        """Grade every leaf of a tree; leaves with the same answer share one grading.
+        """Grade every leaf of a tree; leaves with the same answer share one grading, and results of tests are not kept.
 
         Raises:
             InvalidRequestError: the problem has no gold.
@@ -97,7 +109,7 @@ class Grader:
         verdicts = await asyncio.gather(
             *(self._grade(tree.problem, branch.response_text, limits, judging) for branch in tree.branches)
         )
-        return tree.with_verdicts(verdicts)
+        return tree.with_verdicts([replace(verdict, cases=()) for verdict in verdicts])
 
     async def _grade(
         self, problem: Problem, response: str, limits: Limits, judging: dict[str, asyncio.Task[Judgement]]
@@ -107,7 +119,7 @@ class Grader:
         self._in_flight += 1
         metrics.GRADINGS_IN_FLIGHT.set(self._in_flight)
         try:
-            answer, (outcome, reason) = await self._answer_and_judge(problem, response, limits, judging)
+            answer, (outcome, reason, cases) = await self._answer_and_judge(problem, response, limits, judging)
         finally:
             self._in_flight -= 1
             metrics.GRADINGS_IN_FLIGHT.set(self._in_flight)
@@ -115,23 +127,22 @@ class Grader:
         self._graded += 1
         metrics.VERDICTS.labels(problem.domain.value, outcome.name).inc()
         metrics.GRADING_SECONDS.labels(problem.domain.value).observe(wall_s)
-        return Verdict(outcome, reason, wall_s * 1000, answer or "")
+        return Verdict(outcome, one_line(reason), wall_s * 1000, answer or "", cases)
 
     async def _answer_and_judge(
         self, problem: Problem, response: str, limits: Limits, judging: dict[str, asyncio.Task[Judgement]]
     ) -> tuple[str | None, Judgement]:
         """The answer that a response gives, if any, and a judgement, also where grading fails."""
         answer: str | None = None
-        judgement: Judgement
         try:
             answer = await self._read_answer(problem, response, limits)
             judgement = await self._judge_once(problem, answer, limits, judging)
         except MathTimeoutError as error:
-            judgement = Outcome.TIMEOUT, f"comparing the answer {error}"
+            judgement = Judgement(Outcome.TIMEOUT, f"comparing the answer {error}")
         except MathMemoryError as error:
-            judgement = Outcome.MEMORY, f"comparing the answer {error}"
-        except (MathWorkerLostError, ZygoteLostError) as error:
-            judgement = Outcome.INFRA_ERROR, f"the grader failed: {error}"
+            judgement = Judgement(Outcome.MEMORY, f"comparing the answer {error}")
+        except MathWorkerLostError as error:
+            judgement = Judgement(Outcome.INFRA_ERROR, f"the grader failed: {error}")
         return answer, judgement
 
     async def _judge_once(
@@ -139,7 +150,7 @@ class Grader:
     ) -> Judgement:
         if answer is None:
             wanted = "answer" if problem.domain is Domain.MATH else "program"
-            return Outcome.UNPARSED, f"no {wanted} found in the response"
+            return Judgement(Outcome.UNPARSED, f"no {wanted} found in the response")
         if answer not in judging:
             judging[answer] = asyncio.create_task(self._judge(problem, answer, limits))
         return await judging[answer]
@@ -156,8 +167,8 @@ class Grader:
         gold = problem.answer or ""
         reply = await self._math.call({"gold": gold, "answer": answer}, limits.wall_s)
         if reply["equivalent"]:
-            return Outcome.CORRECT, f"{shorten(answer)} equals {shorten(gold)}"
-        return Outcome.WRONG, f"expected {shorten(gold)}, got {shorten(answer)}"
+            return Judgement(Outcome.CORRECT, f"{shorten(answer)} equals {shorten(gold)}")
+        return Judgement(Outcome.WRONG, f"expected {shorten(gold)}, got {shorten(answer)}")
 
     def _limits(self, problem: Problem, asked: Limits | None) -> Limits:
         if (problem.answer if problem.domain is Domain.MATH else problem.tests) is None:
@@ -166,11 +177,12 @@ class Grader:
         if asked is None:
             return default
         for name in ("wall_s", "memory_bytes", "output_bytes"):
-            value, most = getattr(asked, name), getattr(MAX_LIMITS, name)
-            if not 0 <= value <= most:
-                raise InvalidRequestError(f"limits.{name} is {value}: expected at most {most}, or 0 for the default")
+            value, least, most = (getattr(limits, name) for limits in (asked, MIN_LIMITS, MAX_LIMITS))
+            if value != 0 and not least <= value <= most:
+                raise InvalidRequestError(f"limits.{name} is {value}: expected {least} to {most}, or 0 for the default")
         return Limits(
             asked.wall_s or default.wall_s,
             asked.memory_bytes or default.memory_bytes,
             asked.output_bytes or default.output_bytes,
+            asked.cases or default.cases,
         )

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from services.common import codec
 from services.common.errors import OverloadedError, UnavailableError
 from services.common.grpc_server import Context
-from services.common.verdict import Limits
+from services.common.verdict import Verdict
 from services.verifier.grading import Grader
 from services.verifier.settings import VerifierSettings
 from treerl.common.v1 import verdict_pb2
@@ -32,8 +33,8 @@ class VerifierServicer(rpc.VerifierServiceServicer):
 
     async def Verify(self, request: pb.VerifyRequest, context: Context) -> pb.VerifyResponse:
         problem = codec.decode_problem(request.problem)
-        verdict = await self._ready(1).grade(problem, request.response, _decode_limits(request.limits))
-        return pb.VerifyResponse(verdict=codec.encode_verdict(verdict))
+        verdict = await self._ready(1).grade(problem, request.response, codec.decode_limits(request.limits))
+        return pb.VerifyResponse(verdict=_encode_verdict(verdict, request.detail))
 
     async def VerifyTree(self, request: pb.VerifyTreeRequest, context: Context) -> pb.VerifyTreeResponse:
         tree = codec.decode_tree(request.tree)
@@ -87,8 +88,8 @@ class VerifierServicer(rpc.VerifierServiceServicer):
 
     async def _verify_one(self, request: pb.VerifyBatchRequest) -> pb.VerifyBatchResponse:
         problem = codec.decode_problem(request.problem)
-        verdict = await self._ready(0).grade(problem, request.response, _decode_limits(request.limits))
-        return pb.VerifyBatchResponse(index=request.index, verdict=codec.encode_verdict(verdict))
+        verdict = await self._ready(0).grade(problem, request.response, codec.decode_limits(request.limits))
+        return pb.VerifyBatchResponse(index=request.index, verdict=_encode_verdict(verdict, request.detail))
 
     def _ready(self, gradings: int) -> Grader:
         """The grader, if it can take so many more gradings; calls that wait by themselves ask for 0."""
@@ -102,5 +103,5 @@ class VerifierServicer(rpc.VerifierServiceServicer):
         return self._attached
 
 
-def _decode_limits(message: verdict_pb2.Limits) -> Limits:
-    return Limits(message.wall_s, message.memory_bytes, message.output_bytes)
+def _encode_verdict(verdict: Verdict, detail: pb.Detail.ValueType) -> verdict_pb2.Verdict:
+    return codec.encode_verdict(verdict if detail == pb.DETAIL_CASES else replace(verdict, cases=()))

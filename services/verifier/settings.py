@@ -17,12 +17,26 @@ class VerifierSettings(ServiceSettings):
     math_memory_bytes: int = Field(
         default=512 << 20, ge=256 << 20, description="address space of a math worker, its libraries included"
     )
-    code_workers: int = Field(default=2, ge=1, le=256, description="tests of programs that run at once")
-    code_timeout_s: float = Field(default=6.0, ge=0.1, le=60, description="wall-clock limit of one test of a program")
+    code_workers: int = Field(
+        default=2, ge=1, le=256, description="tests of programs that run at full priority; about one a core"
+    )
+    code_tests_per_worker: int = Field(
+        default=4,
+        ge=1,
+        le=32,
+        description="tests there may be for each worker, those included that have run long and yield to newer ones; "
+        "each may use code_memory_bytes",
+    )
+    code_timeout_s: float = Field(
+        default=6.0, ge=0.1, le=60, description="time limit of one test of a program, waiting for a core not counted"
+    )
     code_memory_bytes: int = Field(
         default=512 << 20, ge=64 << 20, description="address space of one test of a program, its interpreter included"
     )
     code_output_bytes: int = Field(default=1 << 20, ge=1024, description="output that one test of a program may write")
+    code_cases: Literal["until_failure", "all"] = Field(
+        default="until_failure", description="tests of a program that are run: up to the first failure, or all"
+    )
     min_isolation: Literal["rlimits", "landlock", "seccomp", "namespaces"] = Field(
         default="seccomp", description="weakest sandbox that the verifier starts with; it takes the strongest there is"
     )

@@ -20,7 +20,8 @@ from services.common.problem import CallTests, Domain, Problem, parse_tests
 from services.common.tree import Branch, FinishReason, SamplingParameters, SearchParameters, Tree, VersionSpan
 from services.common.verdict import Limits, Outcome
 from services.verifier.answer_extraction import extract_answer
-from services.verifier.grading import Grader
+from services.verifier.grading import MIN_LIMITS, Grader
+from services.verifier.judgement import Judgement
 from services.verifier.math_equivalence import equivalent
 from services.verifier.settings import VerifierSettings
 
@@ -102,7 +103,7 @@ async def test_the_same_answer_in_a_tree_is_judged_once(grader: Grader, monkeypa
     judged: list[str] = []
     judge = grader._judge
 
-    async def counting(problem: Problem, answer: str, limits: Limits) -> tuple[Outcome, str]:
+    async def counting(problem: Problem, answer: str, limits: Limits) -> Judgement:
         judged.append(answer)
         return await judge(problem, answer, limits)
 
@@ -114,6 +115,13 @@ async def test_the_same_answer_in_a_tree_is_judged_once(grader: Grader, monkeypa
     assert rewards == [1, 1, 0, 0, 0]
 
 
+async def test_trees_do_not_carry_the_results_of_tests(grader: Grader) -> None:
+    program = "def f(x): return 2 * x"
+    assert [case.outcome for case in (await grader.grade(DOUBLE, program)).cases] == [Outcome.CORRECT]
+    graded = await grader.grade_tree(tree_of(DOUBLE, [program]))
+    assert [branch.verdict and branch.verdict.cases for branch in graded.branches] == [()]
+
+
 async def test_a_problem_without_gold_and_limits_out_of_range_are_refused(grader: Grader) -> None:
     with pytest.raises(InvalidRequestError, match="nothing to grade by"):
         await grader.grade(Problem("p", Domain.MATH, "?"), "7")
@@ -121,6 +129,13 @@ async def test_a_problem_without_gold_and_limits_out_of_range_are_refused(grader
         await grader.grade(SEVEN, "7", Limits(1e9, 0, 0))
     with pytest.raises(InvalidRequestError, match="limits.wall_s is nan"):
         await grader.grade(SEVEN, "7", Limits(float("nan"), 0, 0))
+    with pytest.raises(InvalidRequestError, match=r"limits.memory_bytes is 1: expected 67108864 to"):
+        await grader.grade(SEVEN, "7", Limits(0, 1, 0))
+
+
+async def test_the_smallest_limits_are_enough_to_run(grader: Grader) -> None:
+    verdict = await grader.grade(DOUBLE, "def f(x): return 2 * x", Limits(0, MIN_LIMITS.memory_bytes, 8))
+    assert verdict.outcome is Outcome.CORRECT, verdict.reason
 
 
 async def test_simple_answers_are_graded_fast(grader: Grader) -> None:
@@ -159,42 +174,6 @@ async def test_recorded_programs_pass_and_empty_ones_fail(grader: Grader, shared
     empty = await asyncio.gather(*(grade(row, row["prompt"] + "    pass\n") for row in problems))
     assert [row["id"] for row, passed in zip(problems, references, strict=True) if not passed] == []
     assert [row["id"] for row, passed in zip(problems, empty, strict=True) if passed] == []
-
-
-async def test_recorded_hostile_programs(
-    grader: Grader, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("VERIFIER_CANARY", "secret")
-    names = {"tle": "TIMEOUT", "mle": "MEMORY", "re": "RUNTIME_ERROR", "ole": "OUTPUT_LIMIT", "wa": "WRONG"}
-
-    async def unexpected(row: dict[str, Any]) -> str | None:
-        cases = [
-            {"input": case["input"] + case.get("pad_with", "") * case.get("pad_bytes", 0), "output": case["output"]}
-            if row["mode"] == "stdin"
-            else {"args": case["args"], "result": case["expected"]}
-            for case in row["tests"]
-        ]
-        called = {"fn_name": row["fn_name"]} if row["mode"] == "call" else {}
-        problem = Problem("p", Domain.CODE, "?", tests=parse_tests({"kind": row["mode"], **called, "cases": cases}))
-        program = (shared_data / "hostile" / row["file"]).read_bytes().decode()
-        limits = Limits(8.0 if row["expect"] == "pass" else 2.0, 0, 0)
-        for _ in range(2 if row.get("run_twice") else 1):
-            verdict = await grader.grade(problem, f"```python\n{program}\n```", limits)
-            passed = verdict.outcome is Outcome.CORRECT
-            allowed = [names[status] for status in row["status"].split("|") if status in names]
-            if (
-                verdict.outcome is Outcome.INFRA_ERROR
-                or (row["expect"] != "any" and passed is not (row["expect"] == "pass"))
-                or (allowed and verdict.outcome.name not in allowed)
-            ):
-                return f"{row['file']}: {verdict}"
-        return None
-
-    manifest = rows(shared_data / "hostile" / "MANIFEST.jsonl")
-    assert [wrong for wrong in await asyncio.gather(*map(unexpected, manifest)) if wrong] == []
-    places = [Path(place) for place in ("/tmp", "/var/tmp", "/dev/shm", ".", Path.home())]
-    left = [path for place in places for pattern in ("fill*.bin", "verifier_*") for path in place.glob(pattern)]
-    assert left == []
 
 
 async def test_the_service_imports_no_deep_learning_library() -> None:

@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,8 +16,9 @@ import pytest_asyncio
 
 from services.common.errors import ConfigurationError
 from services.common.problem import AssertTests, CallTests, CodeTests, StdinTests, parse_tests
-from services.common.verdict import Limits, Outcome
-from services.verifier.code_grader import CodeGrader, Judgement
+from services.common.verdict import Cases, Limits, Outcome
+from services.verifier.code_grader import CodeGrader
+from services.verifier.judgement import Judgement
 from services.verifier.sandbox import self_test
 from services.verifier.sandbox.isolation import IsolationLevel
 from services.verifier.sandbox.pool import SandboxPool
@@ -25,13 +27,14 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LIMITS = Limits(wall_s=8.0, memory_bytes=512 << 20, output_bytes=1 << 18)
 SHORT = Limits(wall_s=1.0, memory_bytes=512 << 20, output_bytes=1 << 18)
+LONG = Limits(wall_s=60.0, memory_bytes=512 << 20, output_bytes=1 << 18)
 SUM = "a, b = map(int, input().split())\nprint(a + b)\n"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pool() -> AsyncIterator[SandboxPool]:
     os.environ["TREERL_TEST_CANARY"] = "canary"
-    pool = SandboxPool(2, IsolationLevel.SECCOMP)
+    pool = SandboxPool(2, 4, 512 << 20, IsolationLevel.SECCOMP)
     await pool.start()
     yield pool
     await pool.close()
@@ -57,7 +60,7 @@ ADD_TESTS = call_tests(([2, 3], 5), ([40, 2], 42), ([-7, 7], 0))
 
 async def shown(grader: CodeGrader, program: str, limits: Limits = LIMITS) -> str:
     """What a program prints, as the verdict's reason quotes it."""
-    outcome, reason = await grader.judge(program, stdin_tests("", "nothing prints this"), limits)
+    outcome, reason, _ = await grader.judge(program, stdin_tests("", "nothing prints this"), limits)
     assert outcome is Outcome.WRONG, reason
     return reason.partition("got ")[2]
 
@@ -98,6 +101,11 @@ async def test_honest_programs_pass(grader: CodeGrader, program: str) -> None:
         ("import os; os.closerange(0, 100)\nwhile True: pass", Outcome.TIMEOUT),
         ("import signal\nfor s in (1, 2, 3, 14, 15, 24): signal.signal(s, signal.SIG_IGN)\nwhile True: pass",
          Outcome.TIMEOUT),
+        ("import os; os.kill(os.getpid(), 19)", Outcome.TIMEOUT),
+        ("import ctypes; ctypes.CDLL(None).prctl(15, b'\\xff)\\n R 1', 0, 0, 0)\nwhile True: pass", Outcome.TIMEOUT),
+        ("import ctypes, threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\n"
+         "ctypes.CDLL(None).pthread_exit(None)", Outcome.TIMEOUT),
+        ("import threading\nwhile True: threading.Thread(target=int).start()", Outcome.TIMEOUT),
         ("x = bytearray(600 << 20)", Outcome.MEMORY),
         ("x = []\nwhile True: x.append(bytearray(1 << 20))", Outcome.MEMORY),
         ("while True: print('x' * 10000)", Outcome.OUTPUT_LIMIT),
@@ -113,7 +121,7 @@ async def test_honest_programs_pass(grader: CodeGrader, program: str) -> None:
 )  # fmt: skip
 async def test_failures_are_told_apart(grader: CodeGrader, program: str, outcome: Outcome) -> None:
     limits = SHORT if outcome is Outcome.TIMEOUT else LIMITS
-    found, reason = await grader.judge(program, stdin_tests("", "42"), limits)
+    found, reason, _ = await grader.judge(program, stdin_tests("", "42"), limits)
     assert found is outcome, reason
 
 
@@ -159,7 +167,8 @@ async def test_attacks_get_nothing(grader: CodeGrader, tmp_path: Path, attack: s
     target = tmp_path / "victim"
     target.write_text("victim")
     for folder in (tmp_path, *tmp_path.parents[:3]):  # the sandbox has to hold by itself
-        folder.chmod(0o755)
+        if folder.stat().st_uid == os.getuid():
+            folder.chmod(0o755)
     target.chmod(0o666)
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket(socket.AF_UNIX) as abstract:
         port = listener.getsockname()[1]
@@ -169,7 +178,7 @@ async def test_attacks_get_nothing(grader: CodeGrader, tmp_path: Path, attack: s
             "TARGET", str(target)
         )
         for _ in range(2):
-            outcome, reason = await grader.judge(program, stdin_tests("", "hole"), LIMITS)
+            outcome, reason, _ = await grader.judge(program, stdin_tests("", "hole"), LIMITS)
             assert outcome is not Outcome.CORRECT, reason
     assert target.read_text() == "victim"
 
@@ -196,7 +205,7 @@ CHEATS = {
 
 @pytest.mark.parametrize("program", CHEATS.values(), ids=CHEATS.keys())
 async def test_cheats_do_not_pass_calls(grader: CodeGrader, program: str) -> None:
-    outcome, reason = await grader.judge(program, ADD_TESTS, SHORT)
+    outcome, reason, _ = await grader.judge(program, ADD_TESTS, SHORT)
     assert outcome not in (Outcome.CORRECT, Outcome.INFRA_ERROR), reason
 
 
@@ -212,7 +221,7 @@ def add(a, b):
     return "found nothing"
 """
     canary = f"canary-{random.randrange(10**19, 10**20)}"
-    _, reason = await grader.judge(program, call_tests(([1, 2], canary)), LIMITS)
+    _, reason, _ = await grader.judge(program, call_tests(([1, 2], canary)), LIMITS)
     assert reason == f"case 1 of 1: expected {canary!r}, got 'found nothing'"
     held = program.replace("import ctypes", f"held = [{canary!r}]\nimport ctypes")
     assert (await grader.judge(held, call_tests(([1, 2], canary)), LIMITS))[0] is Outcome.CORRECT  # the search works
@@ -229,14 +238,28 @@ async def test_results_are_compared_strictly(grader: CodeGrader) -> None:
 
     assert (await judge("def add(a, b): return (a, [b])", [1, [2]]))[0] is Outcome.CORRECT
     assert (await judge("def add(a, b): return 3.0", 3))[0] is Outcome.CORRECT
-    assert await judge("def add(a, b): return 4", 3) == (Outcome.WRONG, "case 1 of 1: expected 3, got 4")
-    outcome, reason = await judge("def add(a, b): return {a, b}", [1, 2])
+    assert (await judge("def add(a, b): return 4", 3))[:2] == (Outcome.WRONG, "case 1 of 1: expected 3, got 4")
+    outcome, reason, _ = await judge("def add(a, b): return {a, b}", [1, 2])
     assert (outcome, "not JSON serializable" in reason) == (Outcome.RUNTIME_ERROR, True)
 
 
 async def test_the_first_failing_case_decides(grader: CodeGrader) -> None:
-    outcome, reason = await grader.judge("def add(a, b): return a + b if a < 40 else 0", ADD_TESTS, LIMITS)
+    outcome, reason, _ = await grader.judge("def add(a, b): return a + b if a < 40 else 0", ADD_TESTS, LIMITS)
     assert (outcome, reason) == (Outcome.WRONG, "case 2 of 3: expected 42, got 0")
+
+
+async def test_all_cases_are_run_where_that_is_asked_for(grader: CodeGrader) -> None:
+    program = "def add(a, b):\n  while a == 40: pass\n  return a + b if a > 0 else 1 / 0"
+    outcome, reason, cases = await grader.judge(program, ADD_TESTS, replace(SHORT, cases=Cases.ALL))
+    assert (outcome, reason) == (Outcome.TIMEOUT, "case 2 of 3: ran longer than 1 s; 1 of 3 pass")
+    assert [case.outcome for case in cases] == [Outcome.CORRECT, Outcome.TIMEOUT, Outcome.RUNTIME_ERROR]
+    assert cases[2].reason == "ZeroDivisionError in line 3: 'division by zero'"
+    assert cases[1].cpu_ms > cases[0].cpu_ms > 0
+
+
+async def test_cases_after_the_first_failure_are_not_run(grader: CodeGrader) -> None:
+    _, _, cases = await grader.judge("def add(a, b): return 42", ADD_TESTS, replace(LIMITS, cases=Cases.UNTIL_FAILURE))
+    assert [case.outcome for case in cases] == [Outcome.WRONG]
 
 
 ASSERTIONS = AssertTests(code="assert add(2, 3) == 5\nassert add(40, 2) == 42\nassert add(-7, 7) == 0\n")
@@ -255,7 +278,7 @@ ASSERTIONS = AssertTests(code="assert add(2, 3) == 5\nassert add(40, 2) == 42\na
     ],
 )
 async def test_cheats_do_not_pass_assertions(grader: CodeGrader, program: str) -> None:
-    outcome, reason = await grader.judge(program, ASSERTIONS, SHORT)
+    outcome, reason, _ = await grader.judge(program, ASSERTIONS, SHORT)
     assert outcome not in (Outcome.CORRECT, Outcome.INFRA_ERROR), reason
 
 
@@ -276,13 +299,41 @@ async def test_cheats_do_not_pass_assertions(grader: CodeGrader, program: str) -
     ],
 )  # fmt: skip
 async def test_assertions_see_the_program(grader: CodeGrader, program: str, code: str) -> None:
-    outcome, reason = await grader.judge(program, AssertTests(code=code), LIMITS)
+    outcome, reason, _ = await grader.judge(program, AssertTests(code=code), LIMITS)
     assert outcome is Outcome.CORRECT, reason
 
 
 async def test_a_failed_assertion_says_where(grader: CodeGrader) -> None:
-    outcome, reason = await grader.judge("def add(a, b): return 5", ASSERTIONS, LIMITS)
+    outcome, reason, _ = await grader.judge("def add(a, b): return 5", ASSERTIONS, LIMITS)
     assert (outcome, "line 2 of the tests" in reason) == (Outcome.WRONG, True)
+
+
+async def test_programs_that_loop_or_sleep_hold_up_nobody(grader: CodeGrader) -> None:
+    endless = ["while True: pass", "import time; time.sleep(60)"]
+    hostile = [
+        asyncio.create_task(grader.judge(program, stdin_tests("", ""), LONG)) for program in endless for _ in range(3)
+    ]
+    for _ in range(5):
+        assert (await grader.judge(SUM, stdin_tests("20 22", "42"), LIMITS))[0] is Outcome.CORRECT
+    assert not any(task.done() for task in hostile)
+    for task in hostile:
+        task.cancel()
+    await asyncio.gather(*hostile, return_exceptions=True)
+
+
+async def test_neighbours_cannot_make_a_program_run_into_its_time_limit(grader: CodeGrader) -> None:
+    # With six loops beside it on a few cores, the clock shows a multiple of its CPU time.
+    slow = "import time\nwhile time.process_time() < 0.25: pass\nprint(42)"
+    limits = replace(LIMITS, wall_s=0.4)
+    hostile = [asyncio.create_task(grader.judge("while True: pass", stdin_tests("", ""), LONG)) for _ in range(6)]
+    try:
+        for _ in range(3):
+            outcome, reason, _ = await grader.judge(slow, stdin_tests("", "42"), limits)
+            assert outcome is Outcome.CORRECT, reason
+    finally:
+        for task in hostile:
+            task.cancel()
+        await asyncio.gather(*hostile, return_exceptions=True)
 
 
 async def test_nothing_survives(grader: CodeGrader, pool: SandboxPool) -> None:
@@ -302,7 +353,7 @@ async def test_a_killed_zygote_costs_no_verdict(grader: CodeGrader, pool: Sandbo
     ]
     await asyncio.sleep(0.15)
     os.kill(pool.process_ids[0], signal.SIGKILL)
-    assert [outcome for outcome, _ in await asyncio.gather(*judging)] == [Outcome.CORRECT] * 4
+    assert [outcome for outcome, *_ in await asyncio.gather(*judging)] == [Outcome.CORRECT] * 4
     assert len(pool.process_ids) == 2
 
 
@@ -313,7 +364,7 @@ async def test_a_cancelled_judgement_frees_its_child(grader: CodeGrader) -> None
     started = time.monotonic()
     tests = CallTests(fn_name="add", cases=({"args": [1, 2], "result": 3},))
     verdicts = await asyncio.gather(*(grader.judge("def add(a, b): return a + b", tests, LIMITS) for _ in range(4)))
-    assert {outcome for outcome, _ in verdicts} == {Outcome.CORRECT}
+    assert {outcome for outcome, *_ in verdicts} == {Outcome.CORRECT}
     assert time.monotonic() - started < 5
 
 
@@ -321,4 +372,4 @@ async def test_a_sandbox_with_a_hole_is_refused(monkeypatch: pytest.MonkeyPatch)
     leaky = self_test._PROBE.replace('"be root": os.getuid() == 0', '"do anything": True')
     monkeypatch.setattr(self_test, "_PROBE", leaky)
     with pytest.raises(ConfigurationError, match=r"isolated at level seccomp.*a program could do anything"):
-        await SandboxPool(1, IsolationLevel.SECCOMP).start()
+        await SandboxPool(1, 4, 512 << 20, IsolationLevel.SECCOMP).start()

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.common import codec
 from services.common.grpc_server import GrpcServer
-from services.common.problem import Domain, Problem
+from services.common.problem import CallTests, Domain, Problem
 from services.common.stage import Stage
 from services.common.streams import GRADED, PROMPTS, TREES, Streams, connect
 from services.common.tree import Branch, FinishReason, SamplingParameters, SearchParameters, Tree, VersionSpan
@@ -31,6 +31,12 @@ from treerl.verifier.v1 import verifier_service_pb2_grpc as rpc
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SETTINGS = VerifierSettings(instance="test", max_gradings=4, math_workers=1, code_workers=1)
+TWICE = Problem(
+    "twice",
+    Domain.CODE,
+    "Double x.",
+    tests=CallTests(fn_name="f", cases=tuple({"args": [x], "result": 2 * x} for x in (4, 0, 5))),
+)
 SEVEN = Problem("seven", Domain.MATH, "3 + 4?", answer="7")
 
 
@@ -71,6 +77,20 @@ async def test_verify_grades_one_response(channel: aio.Channel) -> None:
     assert codec.decode_verdict(answer.verdict).outcome is Outcome.CORRECT
     slow = await stub.Verify(verify(r"\boxed{9^{9^{9^{9}}}}", verdict_pb2.Limits(wall_s=0.3)))
     assert codec.decode_verdict(slow.verdict).outcome is Outcome.TIMEOUT
+
+
+async def test_results_of_tests_come_only_when_asked_for(channel: aio.Channel) -> None:
+    stub: rpc.VerifierServiceAsyncStub = rpc.VerifierServiceStub(channel)
+    request = pb.VerifyRequest(
+        problem=codec.encode_problem(TWICE),
+        response="def f(x): return 2 * x if x else 1 / x",
+        limits=verdict_pb2.Limits(cases=verdict_pb2.CASES_ALL),
+    )
+    assert not (await stub.Verify(request)).verdict.cases
+    request.detail = pb.DETAIL_CASES
+    verdict = codec.decode_verdict((await stub.Verify(request)).verdict)
+    assert [case.outcome for case in verdict.cases] == [Outcome.CORRECT, Outcome.RUNTIME_ERROR, Outcome.CORRECT]
+    assert verdict.reason == "case 2 of 3: ZeroDivisionError in line 1: 'division by zero'; 2 of 3 pass"
 
 
 async def test_verify_tree_grades_every_branch(channel: aio.Channel) -> None:
@@ -134,7 +154,7 @@ async def test_status_names_the_isolation(channel: aio.Channel) -> None:
 
 async def test_errors_say_what_to_do(channel: aio.Channel) -> None:
     stub: rpc.VerifierServiceAsyncStub = rpc.VerifierServiceStub(channel)
-    with pytest.raises(aio.AioRpcError, match="expected at most") as refused:
+    with pytest.raises(aio.AioRpcError, match="expected 0.1 to 60") as refused:
         await stub.Verify(verify("7", verdict_pb2.Limits(wall_s=1e6)))
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     with pytest.raises(aio.AioRpcError, match="4 allowed") as overloaded:

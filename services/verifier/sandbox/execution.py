@@ -9,17 +9,21 @@ from services.common.verdict import Limits
 Json = Any
 
 
+class ExecutionLostError(Exception):
+    """The sandbox failed, so nothing is known about what it ran."""
+
+
 @dataclass(frozen=True, slots=True)
 class Execution:
     """What a child is to do.
 
     Attributes:
-        request: the request that `inside.runner` reads; never holds an expected result.
+        request: the JSON object that `inside.runner` reads; holds no expected result, but for a checker's.
         limits: bounds of this run.
         stdin: bytes on descriptor 0.
     """
 
-    request: dict[str, Json]
+    request: bytes
     limits: Limits
     stdin: bytes = b""
 
@@ -31,6 +35,8 @@ class Stop(Enum):
     MEMORY = auto()
     OUTPUT = auto()
     THREADS = auto()
+    STARVED = auto()
+    """It says nothing about the child: others left it no core for too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +48,13 @@ class Ended:
         output: what it wrote to descriptor 1, up to the limit.
         report: what it wrote as its report, up to the limit.
         stop: why it was killed; None if it ended by itself.
+        wall_s: from its start to its end.
+        cpu_s: CPU time.
     """
 
     status: int
     output: bytes
     report: bytes
     stop: Stop | None
+    wall_s: float
+    cpu_s: float

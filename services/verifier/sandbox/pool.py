@@ -1,18 +1,19 @@
-"""A fixed number of zygotes, one execution at a time on each; a lost one is replaced."""
+"""A fixed number of zygotes that share the executions among them; a lost one is replaced."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
+from math import ceil
 from typing import TypeVar
 
 from services.common import metrics
 from services.common.errors import ConfigurationError
 from services.common.verdict import Limits
-from services.verifier.sandbox.execution import Ended, Execution, Json
+from services.verifier.sandbox.execution import Ended, Execution, ExecutionLostError, Json
 from services.verifier.sandbox.isolation import IsolationLevel
 from services.verifier.sandbox.self_test import check_isolation
+from services.verifier.sandbox.turns import Turn, Turns
 from services.verifier.sandbox.zygote import IsolationRefusedError, Zygote, ZygoteLostError
-
-_ATTEMPTS = 2
 
 ResultT = TypeVar("ResultT")
 
@@ -20,13 +21,21 @@ ResultT = TypeVar("ResultT")
 class SandboxPool:
     """Runs programs in isolation, as strong as the machine allows and never weaker than asked for."""
 
-    def __init__(self, size: int, min_level: IsolationLevel) -> None:
-        """Prepare `size` zygotes that hold at least `min_level`."""
+    def __init__(self, size: int, children_per_zygote: int, place_bytes: int, min_level: IsolationLevel) -> None:
+        """
+        Args:
+            size: zygotes, and tests that run at full priority.
+            children_per_zygote: how many tests there may be for each zygote, those included that have run for long.
+            place_bytes: memory that is reckoned for a test; one with a higher limit takes the place of several.
+            min_level: weakest isolation that will do.
+        """
         self._size = size
+        self._place_bytes = place_bytes
         self._min_level = min_level
         self._level = min_level
-        self._slots: asyncio.Queue[Zygote | None] = asyncio.Queue()  # None: a zygote to be started
+        self._turns = Turns(size, size * children_per_zygote)
         self._zygotes: set[Zygote] = set()
+        self._replacing = asyncio.Lock()
 
     @property
     def level(self) -> IsolationLevel:
@@ -52,12 +61,10 @@ class SandboxPool:
             try:
                 for _ in range(self._size):
                     await self._start_zygote()
-            except (IsolationRefusedError, ZygoteLostError) as error:
+            except (IsolationRefusedError, ExecutionLostError) as error:
                 refusals.append(f"{level.name.lower()}: {error}")
                 await self.close()
                 continue
-            for zygote in self._zygotes:
-                self._slots.put_nowait(zygote)
             return
         raise ConfigurationError(
             f"the sandbox cannot be isolated at level {self._min_level.name.lower()} here ({'; '.join(refusals)}); "
@@ -74,9 +81,11 @@ class SandboxPool:
         """Run one child.
 
         Raises:
-            ZygoteLostError: its zygote was lost, and so was a second one.
+            ExecutionLostError: its zygote was lost, or it could not be locked down, and that twice.
+            RecursionError: the request is nested too deeply.
         """
-        return await self._on_a_zygote(lambda zygote: zygote.run(Execution(request, limits, stdin)))
+        execution = Execution(_encode(request), limits, stdin)
+        return await self._on_a_zygote(limits, 1, lambda zygote, turn: zygote.run(execution, turn.give_back))
 
     async def run_pair(
         self, hosting: dict[str, Json], asserting: dict[str, Json], limits: Limits
@@ -84,36 +93,46 @@ class SandboxPool:
         """Run a child that holds a program and one that questions it; the first is killed when the second is done.
 
         Raises:
-            ZygoteLostError: their zygote was lost, and so was a second one.
+            ExecutionLostError: as for `run`.
         """
-        pair = Execution(hosting, limits), Execution(asserting, limits)
-        return await self._on_a_zygote(lambda zygote: zygote.run_pair(*pair))
+        pair = Execution(_encode(hosting), limits), Execution(_encode(asserting), limits)
+        return await self._on_a_zygote(limits, 2, lambda zygote, turn: zygote.run_pair(*pair, turn.give_back))
 
-    async def _on_a_zygote(self, use: Callable[[Zygote], Awaitable[ResultT]]) -> ResultT:
-        for attempt in range(_ATTEMPTS):
-            zygote = await self._slots.get()
+    async def _on_a_zygote(
+        self, limits: Limits, children: int, use: Callable[[Zygote, Turn], Awaitable[ResultT]]
+    ) -> ResultT:
+        async with self._turns.take(children * ceil(limits.memory_bytes / self._place_bytes)) as turn:
             try:
-                if zygote is None:
-                    zygote = await self._start_zygote()
-                return await use(zygote)
-            except (ZygoteLostError, IsolationRefusedError) as error:
-                metrics.GRADER_RESTARTS.labels("sandbox", "lost").inc()
-                if zygote is not None:
-                    self._zygotes.discard(zygote)
-                    await zygote.close()
-                    zygote = None
-                if attempt == _ATTEMPTS - 1:
-                    raise ZygoteLostError(str(error)) from error
-            finally:
-                self._slots.put_nowait(zygote)
-        raise AssertionError("unreachable: the last attempt returns or raises")
+                return await self._attempt(use, turn)
+            except ExecutionLostError:
+                return await self._attempt(use, turn)
 
-    async def _start_zygote(self) -> Zygote:
+    async def _attempt(self, use: Callable[[Zygote, Turn], Awaitable[ResultT]], turn: Turn) -> ResultT:
+        async with self._replacing:
+            if len(self._zygotes) < self._size:
+                try:
+                    await self._start_zygote()
+                except IsolationRefusedError as error:
+                    raise ZygoteLostError(str(error)) from error
+        zygote = min(self._zygotes, key=lambda zygote: zygote.children)
+        try:
+            return await use(zygote, turn)
+        except ZygoteLostError:
+            if zygote in self._zygotes:  # else another test that was lost with it has done this
+                metrics.GRADER_RESTARTS.labels("sandbox", "lost").inc()
+                self._zygotes.discard(zygote)
+                await zygote.close()
+            raise
+
+    async def _start_zygote(self) -> None:
         zygote = await Zygote.start(self._level)
         try:
             await check_isolation(zygote, self._level)
-        except IsolationRefusedError:
+        except (IsolationRefusedError, ExecutionLostError):
             await zygote.close()
             raise
         self._zygotes.add(zygote)
-        return zygote
+
+
+def _encode(request: dict[str, Json]) -> bytes:
+    return json.dumps(request).encode()

@@ -6,7 +6,7 @@ from typing import Final
 from services.common.verdict import Limits
 from services.verifier.sandbox.execution import Execution
 from services.verifier.sandbox.isolation import IsolationLevel
-from services.verifier.sandbox.zygote import IsolationRefusedError, Zygote, ZygoteLostError
+from services.verifier.sandbox.zygote import ChildLostError, IsolationRefusedError, Zygote
 
 _LIMITS: Final = Limits(wall_s=10.0, memory_bytes=256 << 20, output_bytes=1 << 16)
 
@@ -52,12 +52,12 @@ async def check_isolation(zygote: Zygote, level: IsolationLevel) -> None:
 
     Raises:
         IsolationRefusedError: naming what a child could do.
-        ZygoteLostError: the children cannot be locked down.
+        ExecutionLostError: the zygote died.
     """
     request = {"mode": "call", "program": _PROBE, "fn_name": "probe", "args": []}
     try:
-        ended = await zygote.run(Execution(request, _LIMITS))
-    except ZygoteLostError as error:
+        ended = await zygote.run(Execution(json.dumps(request).encode(), _LIMITS), lambda: None)
+    except ChildLostError as error:
         raise IsolationRefusedError(str(error)) from error
     report = json.loads(ended.report or b"{}")
     if "result" not in report:

@@ -9,16 +9,18 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from services.verifier.sandbox.execution import Ended, Execution
+from services.verifier.sandbox.execution import Ended, Execution, ExecutionLostError, Json
 from services.verifier.sandbox.inside.descriptors import READY
 from services.verifier.sandbox.isolation import IsolationLevel
-from services.verifier.sandbox.supervisor import Supervisor
+from services.verifier.sandbox.own_time import OwnTime
+from services.verifier.sandbox.supervisor import PATIENCE_S, Supervisor
 
 _START_S = 20.0
-_GRACE_S = 5.0  # a zygote that has not answered so long after a child's limit is taken for dead
+_GRACE_S = 5.0  # a zygote that has not answered so long after a child's last moment is taken for dead
 _MESSAGE_BYTES = 4096
 _ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _SOURCE_ROOT = Path(__file__).parents[3]
@@ -28,8 +30,12 @@ _BOOT = (
 )
 
 
-class ZygoteLostError(Exception):
-    """The zygote died or fell silent: whatever it ran has no result."""
+class ZygoteLostError(ExecutionLostError):
+    """The zygote died or fell silent, and with it its children."""
+
+
+class ChildLostError(ExecutionLostError):
+    """The child died before it was locked down, so the program never ran."""
 
 
 class IsolationRefusedError(Exception):
@@ -74,24 +80,38 @@ class Zygote:
         """Process id of the interpreter."""
         return self._process.pid
 
-    async def run(self, execution: Execution) -> Ended:
+    @property
+    def children(self) -> int:
+        """Children that are alive, or asked for."""
+        return len(self._running)
+
+    async def run(self, execution: Execution, yield_turn: Callable[[], None]) -> Ended:
         """Run one child to its end.
 
-        Raises:
-            ZygoteLostError: the zygote died meanwhile, or could not lock the child down.
-        """
-        return await self._finish(self._begin(execution, None))
+        Args:
+            execution: what it does.
+            yield_turn: called when it has run for long and will go on at a low priority.
 
-    async def run_pair(self, hosting: Execution, asserting: Execution) -> tuple[Ended, Ended]:
+        Raises:
+            ZygoteLostError: the zygote died meanwhile.
+            ChildLostError: the child could not be locked down.
+        """
+        return await self._finish(self._begin(execution, None, OwnTime(), yield_turn))
+
+    async def run_pair(
+        self, hosting: Execution, asserting: Execution, yield_turn: Callable[[], None]
+    ) -> tuple[Ended, Ended]:
         """Run two children joined by a socket; the first is killed once the second has ended.
 
         Raises:
-            ZygoteLostError: the zygote died meanwhile, or could not lock a child down.
+            ZygoteLostError: the zygote died meanwhile.
+            ChildLostError: a child could not be locked down.
         """
+        own_time = OwnTime()  # one works while the other waits for it
         left, right = socket.socketpair()
         with left, right:
-            host = self._begin(hosting, left)
-            asserter = self._begin(asserting, right)
+            host = self._begin(hosting, left, own_time, yield_turn)
+            asserter = self._begin(asserting, right, own_time, yield_turn)
 
         async def finish_asserter() -> Ended:
             try:
@@ -102,36 +122,48 @@ class Zygote:
 
         return await asyncio.gather(self._finish(host), finish_asserter())
 
-    def _begin(self, execution: Execution, peer: socket.socket | None) -> int:
+    def _begin(
+        self, execution: Execution, peer: socket.socket | None, own_time: OwnTime, yield_turn: Callable[[], None]
+    ) -> int:
         """Ask for a child and return its number."""
         test_id, self._next_id = self._next_id, self._next_id + 1
         limits = execution.limits
-        message = {"id": test_id, "wall_s": limits.wall_s, "memory_bytes": limits.memory_bytes}
+
+        def set_niceness(niceness: int) -> None:
+            self._send({"renice": test_id, "niceness": niceness})
+            yield_turn()
+
         output, output_end = os.pipe()
         report, report_end = os.pipe()
-        supervisor = Supervisor(limits, output, report)
+        supervisor = Supervisor(limits, own_time, set_niceness, output, report)
         self._running[test_id] = (supervisor, asyncio.get_running_loop().create_future())
         own = [
             _sealed_file(execution.stdin),
             output_end,
             report_end,
-            _sealed_file(json.dumps(execution.request).encode()),
+            _sealed_file(execution.request),
         ]
-        handed_over = own if peer is None else [*own, peer.fileno()]
         try:
-            socket.send_fds(self._control, [json.dumps(message).encode()], handed_over)
-        except OSError:
-            self._lose()
+            self._send(
+                {"start": test_id, "wall_s": limits.wall_s, "memory_bytes": limits.memory_bytes},
+                own if peer is None else [*own, peer.fileno()],
+            )
         finally:
             for descriptor in own:  # the child has its own copies; with ours open the pipes would never end
                 os.close(descriptor)
         return test_id
 
+    def _send(self, message: dict[str, Json], descriptors: Sequence[int] = ()) -> None:
+        try:
+            socket.send_fds(self._control, [json.dumps(message).encode()], descriptors)
+        except OSError:
+            self._lose()
+
     async def _finish(self, test_id: int) -> Ended:
         """Wait for a child to end."""
         supervisor, future = self._running[test_id]
         try:
-            return await asyncio.wait_for(future, supervisor.limits.wall_s + _GRACE_S)
+            return await asyncio.wait_for(future, supervisor.limits.wall_s + PATIENCE_S + _GRACE_S)
         except TimeoutError as error:
             raise ZygoteLostError("the sandbox's interpreter fell silent") from error
         finally:
@@ -165,13 +197,13 @@ class Zygote:
             self._take_over(message["started"], pidfd)
         elif message["ended"] in self._running:
             supervisor, future = self._running[message["ended"]]
-            ended = supervisor.ended(message["status"])
+            ended = supervisor.ended(message["status"], message["cpu_s"])
             if future.done():
                 return
             if ended.report.startswith(READY):
                 future.set_result(replace(ended, report=ended.report.removeprefix(READY)))
-            else:  # the program never ran, so its time or its exit says nothing about it
-                future.set_exception(ZygoteLostError("the child could not be locked down"))
+            else:
+                future.set_exception(ChildLostError("the child could not be locked down"))
 
     def _take_over(self, test_id: int, pidfd: int) -> None:
         if test_id in self._running:

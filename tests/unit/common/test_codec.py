@@ -18,9 +18,9 @@ from services.common.problem import (
     problem_row,
 )
 from services.common.tree import ForkSelection, Logprobs, SamplingParameters, SearchParameters, SpecialTokens
-from services.common.verdict import Outcome, Verdict
+from services.common.verdict import CaseResult, Cases, Limits, Outcome, Verdict
 from tests.builders import branch, request, tree
-from treerl.common.v1 import problem_pb2, tree_pb2
+from treerl.common.v1 import problem_pb2, tree_pb2, verdict_pb2
 
 PROBLEMS = [
     Problem("m", Domain.MATH, "1+1=", answer="2", category="sum"),
@@ -31,6 +31,13 @@ PROBLEMS = [
         "f",
         tests=CallTests(fn_name="f", cases=(CallCase(args=(1, [2.5, None]), result={"a": [True]}),)),
     ),
+    Problem(
+        "k",
+        Domain.CODE,
+        "f",
+        tests=CallTests(fn_name="f", cases=(CallCase(args=(), result=None),), checker="def check(a, b, c): return c"),
+    ),
+    Problem("w", Domain.CODE, "echo", tests=StdinTests(cases=(StdinCase(input="", output=""),), checker="x")),
     Problem("a", Domain.CODE, "f", tests=AssertTests(code="assert f(1) == 2")),
 ]
 
@@ -66,6 +73,25 @@ def test_how_tokens_are_drawn_survives_protobuf() -> None:
 def test_an_older_client_gets_raw_logprobs_of_the_policy() -> None:
     sampling = codec.decode_sampling(tree_pb2.SamplingParameters(temperature=1, top_p=1, max_tokens=1))
     assert (sampling.logprobs, sampling.adapter, sampling.min_tokens) == (Logprobs.RAW, "", 0)
+
+
+def test_a_verdict_with_results_of_tests_survives_protobuf() -> None:
+    cases = (CaseResult(Outcome.CORRECT, "as expected", 3.5, 2.5), CaseResult(Outcome.MEMORY, "too much", 4.5, 0.5))
+    verdict = Verdict(Outcome.MEMORY, "too much", 9.5, "42", cases)
+    assert codec.decode_verdict(codec.encode_verdict(verdict)) == verdict
+
+
+@pytest.mark.parametrize("cases", [None, *Cases])
+def test_limits_survive_protobuf(cases: Cases | None) -> None:
+    limits = Limits(1.5, 1 << 30, 1 << 20, cases)
+    assert codec.decode_limits(codec.encode_limits(limits)) == limits
+
+
+def test_unknown_choices_are_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="limits have cases 7: expected 0 to 2"):
+        codec.decode_limits(verdict_pb2.Limits(cases=7))  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequestError, match="verdict has outcome 0"):
+        codec.decode_verdict(verdict_pb2.Verdict(outcome=1, cases=[verdict_pb2.CaseResult()]))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("seed", [None, 0, 2**64 - 1])

@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from services.verifier.result_comparison import UnreadableResultError, read_result, same_output, same_value, shorten
+from services.verifier.result_comparison import (
+    UnreadableResultError,
+    one_line,
+    read_result,
+    same_output,
+    same_value,
+    shorten,
+)
 
 
 @pytest.mark.parametrize(
@@ -63,3 +70,16 @@ def test_different_outputs(got: bytes) -> None:
 def test_what_a_person_reads_is_short() -> None:
     assert shorten("x" * 1000).endswith("…")
     assert len(shorten([0] * 1000)) <= 80
+
+
+def test_values_of_any_depth_are_compared() -> None:
+    deep, deeper = "[" * 900 + "1" + "]" * 900, "[" * 900 + "2" + "]" * 900
+    assert same_value(read_result(deep), read_result(deep))
+    assert not same_value(read_result(deep), read_result(deeper))
+
+
+def test_a_reason_can_be_sent_and_shown_whatever_it_quotes() -> None:
+    line = one_line("\ud800\nx\0\x1b[2J\u2028é" + "y" * 100_000)
+    assert line.startswith("\\ud800\\nx\\x00\\x1b[2J\\u2028éy")
+    assert line.encode().decode() == line
+    assert len(line) == len(one_line("\0" * 1000)) == 400

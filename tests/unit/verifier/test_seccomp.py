@@ -8,6 +8,7 @@ from services.verifier.sandbox.inside.system_calls import MACHINES
 ALLOW, KILL, EPERM, ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
 PROCESS = 4242
 THREAD_FLAGS = 0x3D0F00  # what pthread_create passes
+DETACHED_FLAG = 0x400000  # what musl adds
 FORK_FLAGS = 0x01200011
 
 
@@ -55,7 +56,11 @@ class TestFilter:
         architecture, _, conditional = MACHINES[machine]
         program = filter_program(machine, PROCESS)
         assert decide(program, architecture, conditional["clone"], THREAD_FLAGS) == ALLOW
+        assert decide(program, architecture, conditional["clone"], THREAD_FLAGS | DETACHED_FLAG) == ALLOW
         assert decide(program, architecture, conditional["clone"], FORK_FLAGS) == EPERM
+        new_network, traced = 0x40000000, 0x2000
+        for more in (new_network, traced):
+            assert decide(program, architecture, conditional["clone"], THREAD_FLAGS | more) == EPERM
         assert decide(program, architecture, conditional["clone3"], 1) == ENOSYS
 
     def test_signals_only_to_itself(self, machine: str) -> None:

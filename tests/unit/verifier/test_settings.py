@@ -7,8 +7,10 @@ import pytest
 
 from services.common.errors import ConfigurationError
 from services.common.settings import load_settings
+from services.common.verdict import Cases
 from services.verifier.sandbox.isolation import IsolationLevel
 from services.verifier.settings import VerifierSettings
+from treerl.common.v1 import verdict_pb2
 from treerl.verifier.v1 import verifier_service_pb2 as pb
 
 
@@ -20,6 +22,13 @@ def test_the_table_is_read_and_checked(tmp_path: Path) -> None:
     config.write_text("[verifier]\nmath_timeout_s = 0\n")
     with pytest.raises(ConfigurationError, match="math_timeout_s"):
         load_settings(VerifierSettings, config)
+
+
+def test_choices_of_cases_have_one_name_and_number_everywhere() -> None:
+    choices = get_args(VerifierSettings.model_fields["code_cases"].annotation)
+    assert [choice.name.lower() for choice in Cases] == list(choices)
+    numbers = {f"CASES_{choice.name}": choice.value for choice in Cases}
+    assert numbers == {name: number for name, number in verdict_pb2.Cases.items() if number}
 
 
 def test_isolation_levels_have_one_name_and_number_everywhere() -> None:

@@ -158,6 +158,11 @@ class StdinTests(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     CASES_FIELD_NUMBER: _builtins.int
+    CHECKER_FIELD_NUMBER: _builtins.int
+    checker: _builtins.str
+    """Python source that defines check(given, expected, got): given the input, the expected output and the output, all
+    text, it returns True or False. Empty if outputs have to be equal.
+    """
     @_builtins.property
     def cases(self) -> _containers.RepeatedCompositeFieldContainer[Global___StdinTests.Case]:
         """At least one; a correct program passes all."""
@@ -166,10 +171,11 @@ class StdinTests(_message.Message):
         self,
         *,
         cases: _abc.Iterable[Global___StdinTests.Case] | None = ...,
+        checker: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "checker", b"checker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -207,8 +213,13 @@ class CallTests(_message.Message):
 
     FN_NAME_FIELD_NUMBER: _builtins.int
     CASES_FIELD_NUMBER: _builtins.int
+    CHECKER_FIELD_NUMBER: _builtins.int
     fn_name: _builtins.str
     """Name of the function, or method of a class `Solution`, that is called."""
+    checker: _builtins.str
+    """Python source that defines check(given, expected, got): given the arguments as a list, the expected result and the
+    result, it returns True or False. Empty if results have to be equal.
+    """
     @_builtins.property
     def cases(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallTests.Case]:
         """At least one; a correct program passes all."""
@@ -218,10 +229,11 @@ class CallTests(_message.Message):
         *,
         fn_name: _builtins.str = ...,
         cases: _abc.Iterable[Global___CallTests.Case] | None = ...,
+        checker: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "fn_name", b"fn_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "checker", b"checker", "fn_name", b"fn_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

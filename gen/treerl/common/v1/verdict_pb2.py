@@ -24,17 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etreerl/common/v1/verdict.proto\x12\x10treerl.common.v1\"f\n\x07Verdict\x12*\n\x07outcome\x18\x01 \x01(\x0e\x32\x19.treerl.common.v1.Outcome\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07wall_ms\x18\x03 \x01(\x01\x12\x0e\n\x06\x61nswer\x18\x04 \x01(\t\"D\n\x06Limits\x12\x0e\n\x06wall_s\x18\x01 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\x14\n\x0coutput_bytes\x18\x03 \x01(\x04*\xd7\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fOUTCOME_CORRECT\x10\x01\x12\x11\n\rOUTCOME_WRONG\x10\x02\x12\x13\n\x0fOUTCOME_TIMEOUT\x10\x03\x12\x12\n\x0eOUTCOME_MEMORY\x10\x04\x12\x19\n\x15OUTCOME_RUNTIME_ERROR\x10\x05\x12\x18\n\x14OUTCOME_OUTPUT_LIMIT\x10\x06\x12\x14\n\x10OUTCOME_UNPARSED\x10\x07\x12\x17\n\x13OUTCOME_INFRA_ERROR\x10\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etreerl/common/v1/verdict.proto\x12\x10treerl.common.v1\"\x93\x01\n\x07Verdict\x12*\n\x07outcome\x18\x01 \x01(\x0e\x32\x19.treerl.common.v1.Outcome\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07wall_ms\x18\x03 \x01(\x01\x12\x0e\n\x06\x61nswer\x18\x04 \x01(\t\x12+\n\x05\x63\x61ses\x18\x05 \x03(\x0b\x32\x1c.treerl.common.v1.CaseResult\"i\n\nCaseResult\x12*\n\x07outcome\x18\x01 \x01(\x0e\x32\x19.treerl.common.v1.Outcome\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07wall_ms\x18\x03 \x01(\x01\x12\x0e\n\x06\x63pu_ms\x18\x04 \x01(\x01\"l\n\x06Limits\x12\x0e\n\x06wall_s\x18\x01 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\x14\n\x0coutput_bytes\x18\x03 \x01(\x04\x12&\n\x05\x63\x61ses\x18\x04 \x01(\x0e\x32\x17.treerl.common.v1.Cases*\xd7\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fOUTCOME_CORRECT\x10\x01\x12\x11\n\rOUTCOME_WRONG\x10\x02\x12\x13\n\x0fOUTCOME_TIMEOUT\x10\x03\x12\x12\n\x0eOUTCOME_MEMORY\x10\x04\x12\x19\n\x15OUTCOME_RUNTIME_ERROR\x10\x05\x12\x18\n\x14OUTCOME_OUTPUT_LIMIT\x10\x06\x12\x14\n\x10OUTCOME_UNPARSED\x10\x07\x12\x17\n\x13OUTCOME_INFRA_ERROR\x10\x08*F\n\x05\x43\x61ses\x12\x15\n\x11\x43\x41SES_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43\x41SES_UNTIL_FAILURE\x10\x01\x12\r\n\tCASES_ALL\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'treerl.common.v1.verdict_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OUTCOME']._serialized_start=227
-  _globals['_OUTCOME']._serialized_end=442
-  _globals['_VERDICT']._serialized_start=52
-  _globals['_VERDICT']._serialized_end=154
-  _globals['_LIMITS']._serialized_start=156
-  _globals['_LIMITS']._serialized_end=224
+  _globals['_OUTCOME']._serialized_start=420
+  _globals['_OUTCOME']._serialized_end=635
+  _globals['_CASES']._serialized_start=637
+  _globals['_CASES']._serialized_end=707
+  _globals['_VERDICT']._serialized_start=53
+  _globals['_VERDICT']._serialized_end=200
+  _globals['_CASERESULT']._serialized_start=202
+  _globals['_CASERESULT']._serialized_end=307
+  _globals['_LIMITS']._serialized_start=309
+  _globals['_LIMITS']._serialized_end=417
 # @@protoc_insertion_point(module_scope)

@@ -3,8 +3,10 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -65,6 +67,30 @@ OUTCOME_INFRA_ERROR: Outcome.ValueType  # 8
 """The grader itself failed: says nothing about the answer, is never a 0."""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
+class _Cases:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CasesEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Cases.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CASES_UNSPECIFIED: _Cases.ValueType  # 0
+    """The service's default."""
+    CASES_UNTIL_FAILURE: _Cases.ValueType  # 1
+    """Up to the first that the program does not pass."""
+    CASES_ALL: _Cases.ValueType  # 2
+    """All."""
+
+class Cases(_Cases, metaclass=_CasesEnumTypeWrapper):
+    """Which tests of a program are run."""
+
+CASES_UNSPECIFIED: Cases.ValueType  # 0
+"""The service's default."""
+CASES_UNTIL_FAILURE: Cases.ValueType  # 1
+"""Up to the first that the program does not pass."""
+CASES_ALL: Cases.ValueType  # 2
+"""All."""
+Global___Cases: _TypeAlias = Cases  # noqa: Y015
+
 @_typing.final
 class Verdict(_message.Message):
     """The judgement of one response."""
@@ -75,6 +101,7 @@ class Verdict(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     WALL_MS_FIELD_NUMBER: _builtins.int
     ANSWER_FIELD_NUMBER: _builtins.int
+    CASES_FIELD_NUMBER: _builtins.int
     outcome: Global___Outcome.ValueType
     """What was found."""
     reason: _builtins.str
@@ -85,6 +112,10 @@ class Verdict(_message.Message):
     """What was judged: the final answer (math) or the program (code) as it was read from the response; empty where none
     could be read.
     """
+    @_builtins.property
+    def cases(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaseResult]:
+        """Of a program, the results of the tests that were run, in order; empty unless asked for, and in trees."""
+
     def __init__(
         self,
         *,
@@ -92,14 +123,49 @@ class Verdict(_message.Message):
         reason: _builtins.str = ...,
         wall_ms: _builtins.float = ...,
         answer: _builtins.str = ...,
+        cases: _abc.Iterable[Global___CaseResult] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "outcome", b"outcome", "reason", b"reason", "wall_ms", b"wall_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "cases", b"cases", "outcome", b"outcome", "reason", b"reason", "wall_ms", b"wall_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
+
+@_typing.final
+class CaseResult(_message.Message):
+    """What one test of a program gave."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    WALL_MS_FIELD_NUMBER: _builtins.int
+    CPU_MS_FIELD_NUMBER: _builtins.int
+    outcome: Global___Outcome.ValueType
+    """What was found."""
+    reason: _builtins.str
+    """One line that a person can act on."""
+    wall_ms: _builtins.float
+    """Time from the start to the end of the program, its waits for a core included, in milliseconds."""
+    cpu_ms: _builtins.float
+    """CPU time of the program, in milliseconds."""
+    def __init__(
+        self,
+        *,
+        outcome: Global___Outcome.ValueType = ...,
+        reason: _builtins.str = ...,
+        wall_ms: _builtins.float = ...,
+        cpu_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_ms", b"cpu_ms", "outcome", b"outcome", "reason", b"reason", "wall_ms", b"wall_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaseResult: _TypeAlias = CaseResult  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):
@@ -110,22 +176,28 @@ class Limits(_message.Message):
     WALL_S_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     OUTPUT_BYTES_FIELD_NUMBER: _builtins.int
+    CASES_FIELD_NUMBER: _builtins.int
     wall_s: _builtins.float
-    """Wall-clock time of the whole grading (math) or of one test (code), in seconds."""
+    """Time of the whole grading (math) or of one test (code), in seconds. For code, time in which a program waits for a
+    core does not count.
+    """
     memory_bytes: _builtins.int
     """Memory of the grading process, in bytes."""
     output_bytes: _builtins.int
     """Output that a program may write, in bytes."""
+    cases: Global___Cases.ValueType
+    """Which tests of a program are run."""
     def __init__(
         self,
         *,
         wall_s: _builtins.float = ...,
         memory_bytes: _builtins.int = ...,
         output_bytes: _builtins.int = ...,
+        cases: Global___Cases.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_bytes", b"memory_bytes", "output_bytes", b"output_bytes", "wall_s", b"wall_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "memory_bytes", b"memory_bytes", "output_bytes", b"output_bytes", "wall_s", b"wall_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,31 +27,33 @@ from treerl.common.v1 import tree_pb2 as treerl_dot_common_dot_v1_dot_tree__pb2
 from treerl.common.v1 import verdict_pb2 as treerl_dot_common_dot_v1_dot_verdict__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)treerl/verifier/v1/verifier_service.proto\x12\x12treerl.verifier.v1\x1a\x1etreerl/common/v1/problem.proto\x1a\x1btreerl/common/v1/tree.proto\x1a\x1etreerl/common/v1/verdict.proto\"w\n\rVerifyRequest\x12*\n\x07problem\x18\x01 \x01(\x0b\x32\x19.treerl.common.v1.Problem\x12\x10\n\x08response\x18\x02 \x01(\t\x12(\n\x06limits\x18\x03 \x01(\x0b\x32\x18.treerl.common.v1.Limits\"<\n\x0eVerifyResponse\x12*\n\x07verdict\x18\x01 \x01(\x0b\x32\x19.treerl.common.v1.Verdict\"9\n\x11VerifyTreeRequest\x12$\n\x04tree\x18\x01 \x01(\x0b\x32\x16.treerl.common.v1.Tree\":\n\x12VerifyTreeResponse\x12$\n\x04tree\x18\x01 \x01(\x0b\x32\x16.treerl.common.v1.Tree\"\x8b\x01\n\x12VerifyBatchRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12*\n\x07problem\x18\x02 \x01(\x0b\x32\x19.treerl.common.v1.Problem\x12\x10\n\x08response\x18\x03 \x01(\t\x12(\n\x06limits\x18\x04 \x01(\x0b\x32\x18.treerl.common.v1.Limits\"P\n\x13VerifyBatchResponse\x12\r\n\x05index\x18\x01 \x01(\x04\x12*\n\x07verdict\x18\x02 \x01(\x0b\x32\x19.treerl.common.v1.Verdict\"\x12\n\x10GetStatusRequest\"s\n\x11GetStatusResponse\x12;\n\x0fisolation_level\x18\x01 \x01(\x0e\x32\".treerl.verifier.v1.IsolationLevel\x12\x11\n\tin_flight\x18\x02 \x01(\r\x12\x0e\n\x06graded\x18\x03 \x01(\x04*\xa9\x01\n\x0eIsolationLevel\x12\x1f\n\x1bISOLATION_LEVEL_UNSPECIFIED\x10\x00\x12\x1b\n\x17ISOLATION_LEVEL_RLIMITS\x10\x01\x12\x1c\n\x18ISOLATION_LEVEL_LANDLOCK\x10\x02\x12\x1b\n\x17ISOLATION_LEVEL_SECCOMP\x10\x03\x12\x1e\n\x1aISOLATION_LEVEL_NAMESPACES\x10\x04\x32\xfd\x02\n\x0fVerifierService\x12O\n\x06Verify\x12!.treerl.verifier.v1.VerifyRequest\x1a\".treerl.verifier.v1.VerifyResponse\x12[\n\nVerifyTree\x12%.treerl.verifier.v1.VerifyTreeRequest\x1a&.treerl.verifier.v1.VerifyTreeResponse\x12\x62\n\x0bVerifyBatch\x12&.treerl.verifier.v1.VerifyBatchRequest\x1a\'.treerl.verifier.v1.VerifyBatchResponse(\x01\x30\x01\x12X\n\tGetStatus\x12$.treerl.verifier.v1.GetStatusRequest\x1a%.treerl.verifier.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)treerl/verifier/v1/verifier_service.proto\x12\x12treerl.verifier.v1\x1a\x1etreerl/common/v1/problem.proto\x1a\x1btreerl/common/v1/tree.proto\x1a\x1etreerl/common/v1/verdict.proto\"\xa3\x01\n\rVerifyRequest\x12*\n\x07problem\x18\x01 \x01(\x0b\x32\x19.treerl.common.v1.Problem\x12\x10\n\x08response\x18\x02 \x01(\t\x12(\n\x06limits\x18\x03 \x01(\x0b\x32\x18.treerl.common.v1.Limits\x12*\n\x06\x64\x65tail\x18\x04 \x01(\x0e\x32\x1a.treerl.verifier.v1.Detail\"<\n\x0eVerifyResponse\x12*\n\x07verdict\x18\x01 \x01(\x0b\x32\x19.treerl.common.v1.Verdict\"9\n\x11VerifyTreeRequest\x12$\n\x04tree\x18\x01 \x01(\x0b\x32\x16.treerl.common.v1.Tree\":\n\x12VerifyTreeResponse\x12$\n\x04tree\x18\x01 \x01(\x0b\x32\x16.treerl.common.v1.Tree\"\xb7\x01\n\x12VerifyBatchRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12*\n\x07problem\x18\x02 \x01(\x0b\x32\x19.treerl.common.v1.Problem\x12\x10\n\x08response\x18\x03 \x01(\t\x12(\n\x06limits\x18\x04 \x01(\x0b\x32\x18.treerl.common.v1.Limits\x12*\n\x06\x64\x65tail\x18\x05 \x01(\x0e\x32\x1a.treerl.verifier.v1.Detail\"P\n\x13VerifyBatchResponse\x12\r\n\x05index\x18\x01 \x01(\x04\x12*\n\x07verdict\x18\x02 \x01(\x0b\x32\x19.treerl.common.v1.Verdict\"\x12\n\x10GetStatusRequest\"s\n\x11GetStatusResponse\x12;\n\x0fisolation_level\x18\x01 \x01(\x0e\x32\".treerl.verifier.v1.IsolationLevel\x12\x11\n\tin_flight\x18\x02 \x01(\r\x12\x0e\n\x06graded\x18\x03 \x01(\x04*\xa9\x01\n\x0eIsolationLevel\x12\x1f\n\x1bISOLATION_LEVEL_UNSPECIFIED\x10\x00\x12\x1b\n\x17ISOLATION_LEVEL_RLIMITS\x10\x01\x12\x1c\n\x18ISOLATION_LEVEL_LANDLOCK\x10\x02\x12\x1b\n\x17ISOLATION_LEVEL_SECCOMP\x10\x03\x12\x1e\n\x1aISOLATION_LEVEL_NAMESPACES\x10\x04*2\n\x06\x44\x65tail\x12\x16\n\x12\x44\x45TAIL_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x44\x45TAIL_CASES\x10\x01\x32\xfd\x02\n\x0fVerifierService\x12O\n\x06Verify\x12!.treerl.verifier.v1.VerifyRequest\x1a\".treerl.verifier.v1.VerifyResponse\x12[\n\nVerifyTree\x12%.treerl.verifier.v1.VerifyTreeRequest\x1a&.treerl.verifier.v1.VerifyTreeResponse\x12\x62\n\x0bVerifyBatch\x12&.treerl.verifier.v1.VerifyBatchRequest\x1a\'.treerl.verifier.v1.VerifyBatchResponse(\x01\x30\x01\x12X\n\tGetStatus\x12$.treerl.verifier.v1.GetStatusRequest\x1a%.treerl.verifier.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'treerl.verifier.v1.verifier_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ISOLATIONLEVEL']._serialized_start=822
-  _globals['_ISOLATIONLEVEL']._serialized_end=991
-  _globals['_VERIFYREQUEST']._serialized_start=158
-  _globals['_VERIFYREQUEST']._serialized_end=277
-  _globals['_VERIFYRESPONSE']._serialized_start=279
-  _globals['_VERIFYRESPONSE']._serialized_end=339
-  _globals['_VERIFYTREEREQUEST']._serialized_start=341
-  _globals['_VERIFYTREEREQUEST']._serialized_end=398
-  _globals['_VERIFYTREERESPONSE']._serialized_start=400
-  _globals['_VERIFYTREERESPONSE']._serialized_end=458
-  _globals['_VERIFYBATCHREQUEST']._serialized_start=461
-  _globals['_VERIFYBATCHREQUEST']._serialized_end=600
-  _globals['_VERIFYBATCHRESPONSE']._serialized_start=602
-  _globals['_VERIFYBATCHRESPONSE']._serialized_end=682
-  _globals['_GETSTATUSREQUEST']._serialized_start=684
-  _globals['_GETSTATUSREQUEST']._serialized_end=702
-  _globals['_GETSTATUSRESPONSE']._serialized_start=704
-  _globals['_GETSTATUSRESPONSE']._serialized_end=819
-  _globals['_VERIFIERSERVICE']._serialized_start=994
-  _globals['_VERIFIERSERVICE']._serialized_end=1375
+  _globals['_ISOLATIONLEVEL']._serialized_start=911
+  _globals['_ISOLATIONLEVEL']._serialized_end=1080
+  _globals['_DETAIL']._serialized_start=1082
+  _globals['_DETAIL']._serialized_end=1132
+  _globals['_VERIFYREQUEST']._serialized_start=159
+  _globals['_VERIFYREQUEST']._serialized_end=322
+  _globals['_VERIFYRESPONSE']._serialized_start=324
+  _globals['_VERIFYRESPONSE']._serialized_end=384
+  _globals['_VERIFYTREEREQUEST']._serialized_start=386
+  _globals['_VERIFYTREEREQUEST']._serialized_end=443
+  _globals['_VERIFYTREERESPONSE']._serialized_start=445
+  _globals['_VERIFYTREERESPONSE']._serialized_end=503
+  _globals['_VERIFYBATCHREQUEST']._serialized_start=506
+  _globals['_VERIFYBATCHREQUEST']._serialized_end=689
+  _globals['_VERIFYBATCHRESPONSE']._serialized_start=691
+  _globals['_VERIFYBATCHRESPONSE']._serialized_end=771
+  _globals['_GETSTATUSREQUEST']._serialized_start=773
+  _globals['_GETSTATUSREQUEST']._serialized_end=791
+  _globals['_GETSTATUSRESPONSE']._serialized_start=793
+  _globals['_GETSTATUSRESPONSE']._serialized_end=908
+  _globals['_VERIFIERSERVICE']._serialized_start=1135
+  _globals['_VERIFIERSERVICE']._serialized_end=1516
 # @@protoc_insertion_point(module_scope)

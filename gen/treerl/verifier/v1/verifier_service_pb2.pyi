@@ -52,6 +52,26 @@ ISOLATION_LEVEL_NAMESPACES: IsolationLevel.ValueType  # 4
 """Private namespaces as well."""
 Global___IsolationLevel: _TypeAlias = IsolationLevel  # noqa: Y015
 
+class _Detail:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DetailEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Detail.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DETAIL_UNSPECIFIED: _Detail.ValueType  # 0
+    """The outcome, the reason and the time."""
+    DETAIL_CASES: _Detail.ValueType  # 1
+    """The result of each test of a program as well."""
+
+class Detail(_Detail, metaclass=_DetailEnumTypeWrapper):
+    """How much a verdict tells."""
+
+DETAIL_UNSPECIFIED: Detail.ValueType  # 0
+"""The outcome, the reason and the time."""
+DETAIL_CASES: Detail.ValueType  # 1
+"""The result of each test of a program as well."""
+Global___Detail: _TypeAlias = Detail  # noqa: Y015
+
 @_typing.final
 class VerifyRequest(_message.Message):
     """One response to grade."""
@@ -61,8 +81,11 @@ class VerifyRequest(_message.Message):
     PROBLEM_FIELD_NUMBER: _builtins.int
     RESPONSE_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
     response: _builtins.str
     """The policy's whole response."""
+    detail: Global___Detail.ValueType
+    """How much the verdict tells."""
     @_builtins.property
     def problem(self) -> _problem_pb2.Problem:
         """The problem with its gold answer or tests."""
@@ -77,10 +100,11 @@ class VerifyRequest(_message.Message):
         problem: _problem_pb2.Problem | None = ...,
         response: _builtins.str = ...,
         limits: _verdict_pb2.Limits | None = ...,
+        detail: Global___Detail.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "problem", b"problem"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "problem", b"problem", "response", b"response"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "limits", b"limits", "problem", b"problem", "response", b"response"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -168,10 +192,13 @@ class VerifyBatchRequest(_message.Message):
     PROBLEM_FIELD_NUMBER: _builtins.int
     RESPONSE_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """The client's number for this response, echoed in the answer."""
     response: _builtins.str
     """The policy's whole response."""
+    detail: Global___Detail.ValueType
+    """How much the verdict tells."""
     @_builtins.property
     def problem(self) -> _problem_pb2.Problem:
         """The problem with its gold answer or tests."""
@@ -187,10 +214,11 @@ class VerifyBatchRequest(_message.Message):
         problem: _problem_pb2.Problem | None = ...,
         response: _builtins.str = ...,
         limits: _verdict_pb2.Limits | None = ...,
+        detail: Global___Detail.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "problem", b"problem"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "limits", b"limits", "problem", b"problem", "response", b"response"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "index", b"index", "limits", b"limits", "problem", b"problem", "response", b"response"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -63,7 +63,7 @@ def confine(confinement: Confinement, wall_s: float, memory_bytes: int) -> None:
     Raises:
         OSError: a layer failed; the process must not go on.
     """
-    os.setsid()
+    os.setpgid(0, 0)
     libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != confinement.zygote:  # it died before the kernel knew that we want to follow it
         raise ProcessLookupError("the zygote is gone")
@@ -77,7 +77,7 @@ def confine(confinement: Confinement, wall_s: float, memory_bytes: int) -> None:
 
 def _set_limits(confinement: Confinement, wall_s: float, memory_bytes: int) -> None:
     limits = {
-        resource.RLIMIT_CPU: ceil(wall_s) + 1,  # a net below the wall-clock limit, which the verifier watches
+        resource.RLIMIT_CPU: ceil(wall_s) + 1,  # a net below the limit that the verifier watches
         resource.RLIMIT_AS: memory_bytes,
         resource.RLIMIT_STACK: _STACK_BYTES,
         resource.RLIMIT_NOFILE: _OPEN_FILES,

@@ -25,7 +25,9 @@ _NUMBER_OFFSET: Final = 0
 _ARCHITECTURE_OFFSET: Final = 4
 _X32_BIT: Final = 0x40000000  # the x32 table on x86_64 has other numbers for the same calls
 
-_THREAD_FLAGS: Final = 0x00010000 | 0x00000800 | 0x00000100  # CLONE_THREAD, CLONE_SIGHAND, CLONE_VM
+# What C libraries ask for when they start a thread, and a flag without effect that some of them add.
+_THREAD_FLAGS: Final = 0x003D0F00
+_DETACHED_FLAG: Final = 0x00400000
 _AF_UNIX: Final = 1
 _PR_SET_NAME, _PR_GET_NAME = 15, 16
 _TCGETS, _TIOCGWINSZ, _FIONREAD, _FIONBIO, _FIONCLEX, _FIOCLEX = 0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451
@@ -85,7 +87,7 @@ def _conditions(process_id: int) -> dict[str, list[Instruction]]:
     return {
         "clone": [
             (_LOAD_WORD, 0, 0, _argument(0)),
-            (_AND, 0, 0, _THREAD_FLAGS),
+            (_AND, 0, 0, ~_DETACHED_FLAG & 0xFFFFFFFF),
             (_JUMP_IF_EQUAL, 0, 1, _THREAD_FLAGS),
             _answer(_ALLOW),
             _answer(_FAIL_WITH | EPERM),

@@ -3,11 +3,13 @@
 It never sees a program, an input or an expected output: it only passes on descriptors, and the child reads its request
 after the fork. A program that searches its own memory therefore finds nothing of other tests.
 
-Messages on the control socket are JSON objects, one a packet. In: {"id", "wall_s", "memory_bytes"} with the child's
-descriptors. Out: {"ready": true} or {"refused": reason} once; {"started": id} with a pidfd, then {"ended": id,
-"status": exit code or minus the signal} for each child.
+Messages on the control socket are JSON objects, one a packet. In: {"start": id, "wall_s", "memory_bytes"} with the
+child's descriptors; {"renice": id, "niceness"}. Out: {"ready": true} or {"refused": reason} once; for each child
+{"started": id} with a pidfd, unless no process can be had, then {"ended": id, "status": exit code or minus the signal,
+"cpu_s"}.
 """
 
+import contextlib
 import gc
 import json
 import os
@@ -70,33 +72,58 @@ def _serve(control: socket.socket, lockdown: Confinement) -> None:
     running: dict[int, tuple[int, int]] = {}  # pidfd: process id, test id
     while True:
         for descriptor, _ in poll.poll():
-            if descriptor == control.fileno():
-                message, received, _, _ = socket.recv_fds(control, _MESSAGE_BYTES, _DESCRIPTORS_PER_TEST)
-                if not message:
-                    return  # the verifier closed its end: children die with us
-                test = json.loads(message)
-                process = os.fork()
-                if process == 0:
-                    _be_child(lockdown, test, received)
-                for passed_on in received:
-                    os.close(passed_on)
-                pidfd = os.pidfd_open(process)
-                running[pidfd] = (process, test["id"])
-                poll.register(pidfd, select.POLLIN)
-                socket.send_fds(control, [json.dumps({"started": test["id"]}).encode()], [pidfd])
-            else:
-                process, test_id = running.pop(descriptor)
+            if descriptor != control.fileno():
                 poll.unregister(descriptor)
-                os.close(descriptor)
-                status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-                control.send(json.dumps({"ended": test_id, "status": status}).encode())
+                _report_end(control, descriptor, *running.pop(descriptor))
+                continue
+            message, received, _, _ = socket.recv_fds(control, _MESSAGE_BYTES, _DESCRIPTORS_PER_TEST)
+            if not message:
+                return  # the verifier closed its end: children die with us
+            order = json.loads(message)
+            if "renice" in order:
+                _renice([process for process, test_id in running.values() if test_id == order["renice"]], order)
+                continue
+            process = _fork(lockdown, order, received)
+            for passed_on in received:
+                os.close(passed_on)
+            if process is None:
+                control.send(json.dumps({"ended": order["start"], "status": _SETUP_FAILED, "cpu_s": 0}).encode())
+                continue
+            pidfd = os.pidfd_open(process)
+            running[pidfd] = (process, order["start"])
+            poll.register(pidfd, select.POLLIN)
+            socket.send_fds(control, [json.dumps({"started": order["start"]}).encode()], [pidfd])
 
 
-def _be_child(lockdown: Confinement, test: dict[str, Any], received: list[int]) -> NoReturn:
+def _fork(lockdown: Confinement, order: dict[str, Any], received: list[int]) -> int | None:
+    """Process id of a new child; None if the system has no room for one."""
     try:
-        confinement.confine(lockdown, test["wall_s"], test["memory_bytes"])
+        process = os.fork()
+    except OSError:
+        return None
+    if process == 0:
+        _be_child(lockdown, order, received)
+    return process
+
+
+def _renice(processes: list[int], order: dict[str, Any]) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PGRP, process, order["niceness"])  # the group: all threads
+
+
+def _report_end(control: socket.socket, pidfd: int, process: int, test_id: int) -> None:
+    os.close(pidfd)
+    _, status, usage = os.wait4(process, 0)
+    ended = {"ended": test_id, "status": os.waitstatus_to_exitcode(status), "cpu_s": usage.ru_utime + usage.ru_stime}
+    control.send(json.dumps(ended).encode())
+
+
+def _be_child(lockdown: Confinement, order: dict[str, Any], received: list[int]) -> NoReturn:
+    try:
+        confinement.confine(lockdown, order["wall_s"], order["memory_bytes"])
         descriptors.arrange(received)
         os.write(descriptors.REPORT, descriptors.READY)
-    except OSError:
+    except (OSError, MemoryError):
         os._exit(_SETUP_FAILED)  # without READY: the verifier sees that the program never ran
     runner.run()

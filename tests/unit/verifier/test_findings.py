@@ -1,0 +1,101 @@
+"""What children left behind, read without any child."""
+
+from dataclasses import replace
+
+import pytest
+
+from services.common.verdict import Limits, Outcome
+from services.verifier.findings import (
+    compare_output,
+    compare_result,
+    find_check,
+    find_failure,
+    find_result,
+    read_assertions,
+)
+from services.verifier.sandbox.execution import Ended, Stop
+
+LIMITS = Limits(wall_s=2.0, memory_bytes=100, output_bytes=10)
+WELL = Ended(status=0, output=b"", report=b"{}", stop=None, wall_s=0.1, cpu_s=0.1)
+
+
+@pytest.mark.parametrize(
+    ("stop", "outcome"),
+    [
+        (Stop.TIME, Outcome.TIMEOUT),
+        (Stop.MEMORY, Outcome.MEMORY),
+        (Stop.OUTPUT, Outcome.OUTPUT_LIMIT),
+        (Stop.THREADS, Outcome.RUNTIME_ERROR),
+        (Stop.STARVED, Outcome.INFRA_ERROR),
+    ],
+)
+def test_why_it_was_killed_is_why_it_failed(stop: Stop, outcome: Outcome) -> None:
+    found = find_failure(replace(WELL, status=-9, report=b'{"error": {"type": "Lie"}}', stop=stop), LIMITS)
+    assert found is not None
+    assert found[0] is outcome
+
+
+@pytest.mark.parametrize(
+    ("status", "report", "outcome", "reason"),
+    [
+        (-11, b"", Outcome.RUNTIME_ERROR, "the program was killed by signal 11"),
+        (3, b"", Outcome.RUNTIME_ERROR, "the program exited with status 3"),
+        (1, b'{"error": {"type": "KeyError", "line": 4, "detail": "k"}}', Outcome.RUNTIME_ERROR,
+         "KeyError in line 4: 'k'"),
+        (1, b'{"error": {"type": "MemoryError"}}', Outcome.MEMORY, "ran out of memory (100 bytes)"),
+        (1, b'{"error": 7}', Outcome.RUNTIME_ERROR, "the program exited with status 1"),
+        (1, b"[" * 100_000, Outcome.RUNTIME_ERROR, "the program exited with status 1"),
+    ],
+)  # fmt: skip
+def test_how_it_ended_is_why_it_failed(status: int, report: bytes, outcome: Outcome, reason: str) -> None:
+    assert find_failure(replace(WELL, status=status, report=report), LIMITS) == (outcome, reason)
+
+
+def test_a_report_of_failure_with_a_good_end_is_no_failure() -> None:
+    assert find_failure(replace(WELL, report=b'{"error": {"type": "KeyError"}}'), LIMITS) is None
+
+
+def test_outputs_and_results_are_compared() -> None:
+    assert compare_output(b"5\n", "5") == (Outcome.CORRECT, "output as expected")
+    assert compare_output(b"6", "5") == (Outcome.WRONG, "expected output '5', got '6'")
+    assert compare_result([5], [5]) == (Outcome.CORRECT, "result as expected")
+    assert compare_result(True, 1) == (Outcome.WRONG, "expected 1, got True")
+
+
+def test_a_result_is_text_of_json_in_the_report() -> None:
+    assert find_result(replace(WELL, report=b'{"result": "[5]"}'), LIMITS) == (None, [5])
+    assert find_result(replace(WELL, report=b'{"result": "["}'), LIMITS)[0] == (
+        Outcome.WRONG,
+        "the result is no readable JSON: '['",
+    )
+    assert find_result(replace(WELL, status=1, report=b'{"result": "5"}'), LIMITS)[0] is not None
+
+
+@pytest.mark.parametrize("report", [b"", b"[]", b"5", b'{"passed": true}', b'{"result": 5}', b'{"result": null}'])
+def test_what_is_no_result_is_none(report: bytes) -> None:
+    assert find_result(replace(WELL, report=report), LIMITS)[0] == (Outcome.RUNTIME_ERROR, "ended without a result")
+
+
+@pytest.mark.parametrize(
+    ("report", "outcome"),
+    [
+        (b'{"result": "true"}', Outcome.CORRECT),
+        (b'{"result": "false"}', Outcome.WRONG),
+        (b'{"result": "1"}', Outcome.INFRA_ERROR),
+        (b"{}", Outcome.INFRA_ERROR),
+    ],
+)
+def test_a_checker_says_true_or_false_or_has_failed(report: bytes, outcome: Outcome) -> None:
+    assert find_check(replace(WELL, report=report), "got", LIMITS)[0] is outcome
+    assert find_check(replace(WELL, report=report, stop=Stop.TIME), "got", LIMITS)[0] is Outcome.INFRA_ERROR
+
+
+def test_only_the_word_of_the_assertions_counts() -> None:
+    passed = b'{"passed": true}'
+    assert read_assertions(WELL, replace(WELL, report=passed), LIMITS)[0] is Outcome.CORRECT
+    assert read_assertions(replace(WELL, report=passed), WELL, LIMITS)[0] is Outcome.RUNTIME_ERROR
+    assert read_assertions(WELL, replace(WELL, status=1, report=passed), LIMITS)[0] is Outcome.RUNTIME_ERROR
+    failed = replace(WELL, status=1, report=b'{"error": {"type": "AssertionError", "line": 2, "detail": "x"}}')
+    assert read_assertions(WELL, failed, LIMITS) == (Outcome.WRONG, "assertion failed in line 2 of the tests: x")
+    broken = replace(WELL, status=1, report=b'{"error": {"type": "NameError", "line": 1, "detail": "n"}}')
+    assert read_assertions(broken, failed, LIMITS) == (Outcome.RUNTIME_ERROR, "NameError in line 1: 'n'")
