@@ -45,17 +45,15 @@ def policy_gradient_loss(
 ) -> tuple[Tensor, Tensor]:
     """PPO's clipped surrogate (Schulman et al. 2017, Eq. 7) with DAPO's asymmetric range (arXiv 2503.14476, Eq. 8).
 
-        loss = -sum_n min(rho_n w_n, clip(rho_n, clip_low, clip_high) w_n),   rho_n = exp(new_n - old_n)
-
-    It is a sum: dividing by the tokens of the whole minibatch, as DAPO does, is left to who knows their number.
+        loss_n = -min(rho_n w_n, clip(rho_n, clip_low, clip_high) w_n),   rho_n = exp(new_n - old_n)
 
     Returns:
-        The loss, and the number of tokens whose gradient the clipping removed.
+        The loss of each token, and whether the clipping removed its gradient.
     """
     ratio_n = (new_logprob_n - old_logprob_n).exp()
     free_n = ratio_n * weight_n
     clipped_n = ratio_n.clamp(clip_low, clip_high) * weight_n
-    return -torch.minimum(free_n, clipped_n).sum(), (clipped_n < free_n).sum()
+    return -torch.minimum(free_n, clipped_n), clipped_n < free_n
 
 
 def k3(logprob_n: Tensor, sampled_logprob_n: Tensor) -> Tensor:

@@ -8,14 +8,18 @@ Array suffixes: r rows, s positions of a row, n targets of a microbatch.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from services.common.tree import Tree, path
-from services.trainer.advantages import WeightedSegment, leaf_rewards
+from services.common.tree import path
+from services.trainer.advantages import WeightedSegment, WeightedTree
+
+LossMean: TypeAlias = Literal["token", "sequence"]
+"""What the loss is a mean over: all tokens alike, or responses alike and the tokens within each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class Microbatch:
         source_n: int64, index into the flattened (r, s) positions.
         target_n: int64, token ids.
         weight_n: float32, R(s) of each target.
+        share_n: float32, how much each target counts in the mean over the minibatch, whose shares sum to 1.
         engine_logprob_n: float32, in nats, at temperature 1.
     """
 
@@ -56,6 +61,7 @@ class Microbatch:
     source_n: npt.NDArray[np.int64]
     target_n: npt.NDArray[np.int64]
     weight_n: npt.NDArray[np.float32]
+    share_n: npt.NDArray[np.float32]
     engine_logprob_n: npt.NDArray[np.float32]
 
     @property
@@ -64,18 +70,14 @@ class Microbatch:
         return not self.weight_n.any()
 
 
-def tree_rows(tree: Tree, weighted: Sequence[WeightedSegment]) -> list[Row]:
-    """One row for each graded leaf of a tree.
-
-    Args:
-        tree: a graded tree.
-        weighted: all its segments with their weights.
-    """
+def tree_rows(weighted: WeightedTree) -> list[Row]:
+    """One row for each leaf of a tree whose response is trained on."""
+    tree = weighted.tree
     of_branch: dict[int, list[WeightedSegment]] = {}
-    for piece in weighted:
+    for piece in weighted.segments:
         of_branch.setdefault(piece.segment.branch_id, []).append(piece)
     rows: list[Row] = []
-    for leaf_id in leaf_rewards(tree):
+    for leaf_id in weighted.trained:
         token_ids = list(tree.prompt_token_ids)
         weights: list[float] = []
         engine_logprobs: list[float] = []
@@ -103,7 +105,7 @@ def split_by_prompt(rows_of_trees: Sequence[Sequence[Row]], parts: int, seed: st
     return [rows for rows in dealt if rows]
 
 
-def pack(rows: Sequence[Row], token_budget: int) -> list[Microbatch]:
+def pack(rows: Sequence[Row], token_budget: int, mean: LossMean) -> list[Microbatch]:
     """Put rows of like length together until a microbatch is full.
 
     Silent rows get microbatches of their own: those are measured but need no backward pass.
@@ -111,21 +113,27 @@ def pack(rows: Sequence[Row], token_budget: int) -> list[Microbatch]:
     Args:
         rows: all rows of one minibatch.
         token_budget: padded tokens a microbatch may hold; a longer row is one by itself.
+        mean: what the loss is a mean over.
     """
+    tokens = sum(len(row.weights) for row in rows)
+
+    def share(row: Row) -> float:
+        return 1 / tokens if mean == "token" else 1 / (len(rows) * len(row.weights))
+
     packed: list[Microbatch] = []
     group: list[Row] = []
     for row in sorted(rows, key=lambda row: (row.silent, -len(row.token_ids))):
         full = group and (len(group) + 1) * len(group[0].token_ids) > token_budget
         if group and (full or row.silent != group[0].silent):
-            packed.append(_collate(group))
+            packed.append(_collate(group, share))
             group = []
         group.append(row)
     if group:
-        packed.append(_collate(group))
+        packed.append(_collate(group, share))
     return packed
 
 
-def _collate(rows: Sequence[Row]) -> Microbatch:
+def _collate(rows: Sequence[Row], share: Callable[[Row], float]) -> Microbatch:
     width = max(len(row.token_ids) for row in rows)
     token_ids_rs = np.zeros((len(rows), width), dtype=np.int64)
     sources: list[npt.NDArray[np.int64]] = []
@@ -139,5 +147,6 @@ def _collate(rows: Sequence[Row]) -> Microbatch:
         source_n=source_n,
         target_n=token_ids_rs.ravel()[source_n + 1],
         weight_n=np.concatenate([np.asarray(row.weights, dtype=np.float32) for row in rows]),
+        share_n=np.concatenate([np.full(len(row.weights), share(row), dtype=np.float32) for row in rows]),
         engine_logprob_n=np.concatenate([np.asarray(row.engine_logprobs, dtype=np.float32) for row in rows]),
     )

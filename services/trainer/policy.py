@@ -34,7 +34,7 @@ class UpdateResult:
     """What one optimizer update measured.
 
     Attributes:
-        loss: mean over the minibatch's tokens.
+        loss: mean over the minibatch, as `loss_mean` has it.
         grad_norm: before clipping.
         clip_fraction: share of the minibatch's tokens whose gradient was clipped away.
     """
@@ -76,8 +76,8 @@ class Policy:
     def update(self, microbatches: Sequence[Microbatch], scores: Sequence[TokenScores]) -> UpdateResult:
         """Take one optimizer step on a minibatch.
 
-        The gradient is that of the mean over the tokens of the whole minibatch, however it is cut into microbatches. A
-        minibatch without any weight takes no step.
+        The gradient is that of the mean over the whole minibatch, however it is cut into microbatches. A minibatch
+        without any weight takes no step.
 
         Args:
             microbatches: the minibatch.
@@ -91,13 +91,14 @@ class Policy:
         for number, (batch, old) in enumerate(telling, start=1):
             self._engine.set_gradient_accumulation_boundary(number == len(telling))
             new_logprob_n = token_logprobs(self._logits(batch), self._tensor(batch.target_n), self._temperature)
-            loss, clipped = policy_gradient_loss(
+            loss_n, clipped_n = policy_gradient_loss(
                 new_logprob_n, old.policy_logprob_n, self._tensor(batch.weight_n), *self._clip
             )
-            self._engine.backward(loss / tokens)
+            loss = (self._tensor(batch.share_n) * loss_n).sum()
+            self._engine.backward(loss)
             loss_sum += loss.item()
-            clipped_sum += int(clipped)
-        return UpdateResult(loss_sum / tokens, self._step(), clipped_sum / tokens)
+            clipped_sum += int(clipped_n.sum())
+        return UpdateResult(loss_sum, self._step(), clipped_sum / tokens)
 
     def _step(self) -> float:
         # DeepSpeed's plain path (stage 0, fp32) clips without telling the norm
@@ -112,7 +113,7 @@ class Policy:
         logprobs: list[tuple[float, ...]] = []
         for token_ids in sequences:
             unweighted = (0.0,) * (len(token_ids) - 1)
-            alone = pack([Row(tuple(token_ids), unweighted, unweighted)], token_budget=len(token_ids))
+            alone = pack([Row(tuple(token_ids), unweighted, unweighted)], token_budget=len(token_ids), mean="token")
             logprobs.append(tuple(self.score(alone)[0].raw_logprob_n.tolist()))
         return logprobs
 

@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from services.common.settings import ServiceSettings
 from services.common.tree import ForkSelection, SamplingParameters, SearchParameters
-from services.trainer.advantages import CHAIN_ADVANTAGES, AdvantageName
+from services.trainer.advantages import CHAIN_ADVANTAGES, AdvantageName, Normalization
+from services.trainer.packing import LossMean
 
 
 class SearchSettings(BaseModel):
@@ -85,6 +86,14 @@ class TrainerSettings(ServiceSettings):
         default=1, ge=1, description="optimizer updates a step, each on an equal share of the prompts"
     )
     advantage: AdvantageName = Field(default="treerl", description="how leaf rewards become weights of segments")
+    advantage_normalization: Normalization = Field(
+        default="none",
+        description="batch_std divides weights by their standard deviation over the tokens of the step's responses",
+    )
+    loss_mean: LossMean = Field(
+        default="token",
+        description="the loss is a mean over a minibatch's tokens, or over its responses and the tokens within each",
+    )
     clip_low: float = Field(default=0.8, gt=0, le=1, description="importance ratios below count as this")
     clip_high: float = Field(
         default=1.26, ge=1, description="importance ratios above count as this (clip-higher, DAPO)"

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from services.common.errors import CheckpointError, ConfigurationError
 from services.common.settings import load_settings
-from services.trainer.packing import Row, pack
+from services.trainer.packing import LossMean, Row, pack
 from services.trainer.policy import Policy, UpdateResult
 from services.trainer.settings import TrainerSettings
 from tests.integration.fake_sampler import VOCABULARY, write_tiny_model
@@ -58,8 +58,10 @@ def make_policy(model: Path, **changes: Any) -> Policy:
     return Policy(load_settings(TrainerSettings, **values | changes))
 
 
-def train(policy: Policy, minibatches: list[list[Row]], token_budget: int) -> list[UpdateResult]:
-    packed = [pack(rows, token_budget) for rows in minibatches]
+def train(
+    policy: Policy, minibatches: list[list[Row]], token_budget: int, mean: LossMean = "token"
+) -> list[UpdateResult]:
+    packed = [pack(rows, token_budget, mean) for rows in minibatches]
     scores = [policy.score(batches) for batches in packed]
     return [policy.update(batches, old) for batches, old in zip(packed, scores, strict=True)]
 
@@ -70,7 +72,9 @@ def weights(policy: Policy, folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def train_plainly(model: Path, minibatches: list[list[Row]]) -> tuple[dict[str, torch.Tensor], list[float]]:
+def train_plainly(
+    model: Path, minibatches: list[list[Row]], mean: LossMean = "token"
+) -> tuple[dict[str, torch.Tensor], list[float]]:
     """The same updates one row at a time in plain PyTorch; also gives the gradient norms."""
     module: Any = AutoModelForCausalLM.from_pretrained(model)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0)
@@ -89,7 +93,8 @@ def train_plainly(model: Path, minibatches: list[list[Row]]) -> tuple[dict[str, 
         for row, old_logprob_n in zip(rows, old_of_rows, strict=True):
             ratio_n, weight_n = (logprobs(row) - old_logprob_n).exp(), torch.tensor(row.weights)
             clipped_n = ratio_n.clamp(CLIP_LOW, CLIP_HIGH)
-            loss = loss - torch.minimum(ratio_n * weight_n, clipped_n * weight_n).sum() / tokens
+            divisor = tokens if mean == "token" else len(rows) * len(row.weights)
+            loss = loss - torch.minimum(ratio_n * weight_n, clipped_n * weight_n).sum() / divisor
         optimizer.zero_grad()
         loss.backward()
         norms.append(torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0).item())
@@ -110,6 +115,18 @@ def test_updates_equal_plain_pytorch(
     assert [result.grad_norm for result in results] == pytest.approx(norms, rel=1e-4)
     found = weights(policy, tmp_path / "found")
     assert found.keys() == expected.keys()  # tied weights are written once
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-4, msg=name)
+
+
+def test_a_mean_over_responses_equals_plain_pytorch(model: Path, minibatches: list[list[Row]], tmp_path: Path) -> None:
+    expected, norms = train_plainly(model, minibatches, "sequence")
+
+    policy = make_policy(model)
+    results = train(policy, minibatches, 64, "sequence")
+
+    assert [result.grad_norm for result in results] == pytest.approx(norms, rel=1e-4)
+    found = weights(policy, tmp_path / "found")
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-4, msg=name)
 
