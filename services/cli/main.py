@@ -163,6 +163,18 @@ def verify(
 
 
 @app.command()
+def advantages(
+    file: Annotated[Path, typer.Option(help="JSONL of trees with rewards, or a run's trees.jsonl.zst.")],
+    advantage: Annotated[str, typer.Option(help="As in the trainer's settings.")] = "treerl",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON objects.")] = False,
+) -> None:
+    """Show what each segment of recorded trees is worth (exit status 2 if a row is none), in the file's order."""
+    from services.cli.advantages import print_advantages
+
+    raise typer.Exit(print_advantages(file, advantage, as_json=as_json))
+
+
+@app.command()
 def bench(
     target: Annotated[Target, typer.Argument(help="Service to measure.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
