@@ -3,10 +3,13 @@
 Tensor suffixes: n target tokens, v vocabulary. Logarithms are natural.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from services.trainer.packing import Microbatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +72,50 @@ def k3(logprob_n: Tensor, sampled_logprob_n: Tensor) -> Tensor:
     """
     log_ratio_n = logprob_n - sampled_logprob_n
     return log_ratio_n.expm1() - log_ratio_n
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What an update minimizes.
+
+    Attributes:
+        clip_low: importance ratios below count as this.
+        clip_high: importance ratios above count as this.
+    """
+
+    clip_low: float
+    clip_high: float
+
+    def loss(self, new_logprob_n: Tensor, batch: Microbatch, scores: TokenScores) -> tuple[Tensor, Tensor]:
+        """A microbatch's part of the loss, which is a mean over its minibatch.
+
+        A token that several responses share has one ratio and one weight, so that its loss, clipped or not, counts as
+        many times as it would in rows of single responses.
+
+        Args:
+            new_logprob_n: of the targets, under the weights to be updated, at the sampling temperature.
+            batch: the targets.
+            scores: of the targets before the first update of the training step.
+
+        Returns:
+            The loss (), and whether the clipping removed the gradient of each target (n,).
+        """
+        weight_n, share_n = (torch.from_numpy(array).to(new_logprob_n) for array in (batch.weight_n, batch.share_n))
+        loss_n, clipped_n = policy_gradient_loss(
+            new_logprob_n, scores.policy_logprob_n, weight_n, self.clip_low, self.clip_high
+        )
+        return (share_n * loss_n).sum(), clipped_n
+
+
+def response_mean(microbatches: Sequence[Microbatch], values: Sequence[Tensor]) -> float:
+    """Mean over the tokens of responses: a token that several responses share counts once for each.
+
+    Args:
+        microbatches: with at least one target between them.
+        values: of the targets (n,) of each.
+    """
+    total = sum(
+        float((torch.from_numpy(batch.responses_n).to(value_n.device) * value_n).sum())
+        for batch, value_n in zip(microbatches, values, strict=True)
+    )
+    return total / sum(int(batch.responses_n.sum()) for batch in microbatches)

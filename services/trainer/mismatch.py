@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-import numpy as np
 import torch
 
 from services.common.errors import MismatchError
-from services.trainer.loss import TokenScores, k3
+from services.trainer.loss import TokenScores, k3, response_mean
 from services.trainer.packing import Microbatch
 
 _BASELINE_STEPS = 3
@@ -37,11 +36,13 @@ class Mismatch:
 
 def measure_mismatch(microbatches: Sequence[Microbatch], scores: Sequence[TokenScores]) -> Mismatch:
     """Compare the engine's log-probabilities of all targets with the trainer's."""
-    engine_n = torch.from_numpy(np.concatenate([batch.engine_logprob_n for batch in microbatches]))
-    trainer_n = torch.cat([score.raw_logprob_n for score in scores]).cpu()
+    pairs = [
+        (score.raw_logprob_n, torch.from_numpy(batch.engine_logprob_n).to(score.raw_logprob_n))
+        for batch, score in zip(microbatches, scores, strict=True)
+    ]
     return Mismatch(
-        kl=float(k3(trainer_n, engine_n).mean()),
-        mean_abs=float((trainer_n - engine_n).abs().mean()),
+        kl=response_mean(microbatches, [k3(trainer_n, engine_n) for trainer_n, engine_n in pairs]),
+        mean_abs=response_mean(microbatches, [(trainer_n - engine_n).abs() for trainer_n, engine_n in pairs]),
     )
 
 

@@ -9,6 +9,7 @@ from services.common.settings import ServiceSettings
 from services.common.tree import ForkSelection, SamplingParameters, SearchParameters
 from services.trainer.advantages import CHAIN_ADVANTAGES, AdvantageName, Normalization
 from services.trainer.packing import LossMean
+from services.trainer.rows import Packing
 
 
 class SearchSettings(BaseModel):
@@ -103,10 +104,16 @@ class TrainerSettings(ServiceSettings):
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's decoupled weight decay")
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are scaled down to this norm")
 
+    packing: Packing = Field(
+        default="tree",
+        description="tree computes a token that responses share once; flat computes every response by itself",
+    )
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of weights and activations")
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="what DeepSpeed shards over the processes (ZeRO)")
     microbatch_tokens: int = Field(
-        default=8192, ge=1, description="padded tokens of one forward pass; a longer response gets a pass of its own"
+        default=8192,
+        ge=1,
+        description="tokens of one forward pass, padding included; a longer response or chain gets a pass of its own",
     )
     threads: int = Field(default=0, ge=0, description="CPU threads of torch; 0 leaves the choice to torch")
 

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.errors import InvalidRequestError
-from services.common.tree import Branch, Tree
+from services.common.tree import Tree
 from services.common.verdict import Outcome
 from services.trainer.advantages import AdvantageName, WeightedSegment, WeightedTree, normalize, weigh_tree
 from tests.builders import branch, tree
+from tests.strategies import any_outcome, trees
 
 RIGHT, WRONG, UNKNOWN = Outcome.CORRECT, Outcome.WRONG, Outcome.INFRA_ERROR
 
@@ -95,20 +96,6 @@ def test_an_unknown_leaf_is_in_no_mean_and_its_fork_is_no_cut() -> None:
     assert [piece.weight for piece in pieces] == pytest.approx([1.0, 1.0, 0.0, -1.0])
 
 
-@st.composite
-def trees(draw: st.DrawFn, outcomes: st.SearchStrategy[Outcome], forked: bool = True) -> Tree:
-    """Random trees of up to 10 branches."""
-    branches: list[Branch] = []
-    for branch_id in range(draw(st.integers(1, 10))):
-        forkable = [b for b in branches if len(b.token_ids) > 1] if forked else []
-        parent = draw(st.sampled_from([None, *forkable]))
-        fork_index = 0 if parent is None else draw(st.integers(parent.fork_index + 1, parent.end - 1))
-        parent_id = None if parent is None else parent.id
-        branches.append(branch(branch_id, parent_id, fork_index, draw(st.integers(1, 6)), draw(outcomes)))
-    return tree(*branches)
-
-
-any_outcome = st.sampled_from([RIGHT, WRONG, UNKNOWN])
 paper_advantages = st.sampled_from(["treerl", "ga", "la", "unweighted"])
 tree_advantages = paper_advantages | st.just("treerl-official")
 chain_advantages = st.sampled_from(["rloo", "grpo"])
