@@ -12,6 +12,7 @@ class Target(Enum):
 
     SAMPLER = "sampler"
     VERIFIER = "verifier"
+    TRAINER = "trainer"
 
 
 async def run_bench(target: Target, *, as_json: bool) -> None:
