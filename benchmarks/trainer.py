@@ -30,7 +30,8 @@ from services.common.tree import Branch, FinishReason, SamplingParameters, Searc
 from services.common.verdict import Outcome, Verdict
 from services.trainer.advantages import WeightedTree, weigh_tree
 from services.trainer.language_model import TargetLogits, load_model, target_logits
-from services.trainer.loss import Objective, token_logprobs, token_scores
+from services.trainer.loss import token_logprobs, token_scores
+from services.trainer.objective import Objective
 from services.trainer.packing import Microbatch, pack
 from services.trainer.packing_check import prepare_for_trees
 from services.trainer.policy import Policy
@@ -131,8 +132,8 @@ def _gradient(folder: Path, step: Sequence[WeightedTree], packing: Packing) -> t
     for batch in _batches(step, packing):
         logits_nv, target_n = logits(batch), torch.from_numpy(batch.target_n)
         scores = token_scores(logits_nv.detach(), target_n, 1.2)
-        loss, _ = Objective(0.8, 1.26).loss(token_logprobs(logits_nv, target_n, 1.2), batch, scores)
-        torch.autograd.backward(loss)
+        loss = Objective(0.8, 1.26).loss(token_logprobs(logits_nv, target_n, 1.2), batch, scores)
+        torch.autograd.backward(loss.total)
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 

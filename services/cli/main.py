@@ -72,7 +72,7 @@ def treerl(
 
 @app.command()
 def demo(
-    method: Annotated[Method, typer.Option(help="Trees, or independent chains at equal tokens.")] = Method.TREERL,
+    method: Annotated[Method, typer.Option(help="Trees, or other losses on chains at equal tokens.")] = Method.TREERL,
     seed: Annotated[int, typer.Option(min=0, help="Decides problems, their order, and sampling.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps.  [default: configs/tiny-cpu.toml]")] = None,
     out: Annotated[

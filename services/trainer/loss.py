@@ -1,4 +1,4 @@
-"""The policy-gradient loss, and what is measured beside it.
+"""What losses are made of: log-probabilities, the clipped surrogate, and the estimate of a KL divergence.
 
 Tensor suffixes: n target tokens, v vocabulary. Logarithms are natural.
 """
@@ -20,11 +20,13 @@ class TokenScores:
         policy_logprob_n: at the sampling temperature; the "old" log-probabilities of the importance ratio.
         raw_logprob_n: at temperature 1, comparable with the engine's.
         entropy_n: of the whole distribution at temperature 1, in nats.
+        reference_logprob_n: the reference policy's, at the sampling temperature; None where none is kept.
     """
 
     policy_logprob_n: Tensor
     raw_logprob_n: Tensor
     entropy_n: Tensor
+    reference_logprob_n: Tensor | None = None
 
 
 def token_logprobs(logits_nv: Tensor, target_n: Tensor, temperature: float) -> Tensor:
@@ -72,39 +74,6 @@ def k3(logprob_n: Tensor, sampled_logprob_n: Tensor) -> Tensor:
     """
     log_ratio_n = logprob_n - sampled_logprob_n
     return log_ratio_n.expm1() - log_ratio_n
-
-
-@dataclass(frozen=True, slots=True)
-class Objective:
-    """What an update minimizes.
-
-    Attributes:
-        clip_low: importance ratios below count as this.
-        clip_high: importance ratios above count as this.
-    """
-
-    clip_low: float
-    clip_high: float
-
-    def loss(self, new_logprob_n: Tensor, batch: Microbatch, scores: TokenScores) -> tuple[Tensor, Tensor]:
-        """A microbatch's part of the loss, which is a mean over its minibatch.
-
-        A token that several responses share has one ratio and one weight, so that its loss, clipped or not, counts as
-        many times as it would in rows of single responses.
-
-        Args:
-            new_logprob_n: of the targets, under the weights to be updated, at the sampling temperature.
-            batch: the targets.
-            scores: of the targets before the first update of the training step.
-
-        Returns:
-            The loss (), and whether the clipping removed the gradient of each target (n,).
-        """
-        weight_n, share_n = (torch.from_numpy(array).to(new_logprob_n) for array in (batch.weight_n, batch.share_n))
-        loss_n, clipped_n = policy_gradient_loss(
-            new_logprob_n, scores.policy_logprob_n, weight_n, self.clip_low, self.clip_high
-        )
-        return (share_n * loss_n).sum(), clipped_n
 
 
 def response_mean(microbatches: Sequence[Microbatch], values: Sequence[Tensor]) -> float:

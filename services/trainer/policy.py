@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from torch import Tensor
 
 from services.common.errors import CheckpointError, ConfigurationError
 from services.trainer.language_model import TargetLogits, load_model, target_logits
-from services.trainer.loss import Objective, TokenScores, token_logprobs, token_scores
+from services.trainer.loss import TokenScores, token_logprobs, token_scores
+from services.trainer.objective import Objective
 from services.trainer.packing import Microbatch, pack
 from services.trainer.packing_check import prepare_for_trees
 from services.trainer.rows import Packing, sequence_row
@@ -41,11 +42,13 @@ class UpdateResult:
         loss: mean over the minibatch, as `loss_mean` has it.
         grad_norm: before clipping.
         clip_fraction: share of the tokens of the minibatch's responses whose gradient was clipped away.
+        corrected_fraction: share whose gradient the correction for the mismatch cut.
     """
 
     loss: float
     grad_norm: float
     clip_fraction: float
+    corrected_fraction: float
 
 
 class Policy:
@@ -64,7 +67,14 @@ class Policy:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self._temperature = settings.sampling.temperature
-        self._objective = Objective(settings.clip_low, settings.clip_high)
+        self._objective = Objective(
+            clip_low=settings.clip_low,
+            clip_high=settings.clip_high,
+            kl_coefficient=settings.kl_coefficient,
+            correction=settings.mismatch_correction,
+            ratio_cap=settings.mismatch_ratio_cap,
+            temperature=settings.sampling.temperature,
+        )
         self._zero_stage = settings.zero_stage
         self._model = load_model(settings.model, _DTYPES[settings.precision])
         self._deepspeed = _import_deepspeed()
@@ -74,13 +84,12 @@ class Policy:
         # Without dropout, whatever the model's config says: the importance ratio before the first update must be 1.
         self._engine.eval()
         self.packing = self._possible_packing(settings.packing)
+        self._reference = self._load_reference(settings) if settings.kl_coefficient else None
 
     @torch.no_grad()
     def score(self, microbatches: Sequence[Microbatch]) -> list[TokenScores]:
         """Score the targets of each microbatch under the present weights."""
-        return [
-            token_scores(self._logits(batch), self._tensor(batch.target_n), self._temperature) for batch in microbatches
-        ]
+        return [self._score(batch) for batch in microbatches]
 
     def update(self, microbatches: Sequence[Microbatch], scores: Sequence[TokenScores]) -> UpdateResult:
         """Take one optimizer step on a minibatch.
@@ -93,18 +102,20 @@ class Policy:
             scores: those of each microbatch before the first update of the training step.
         """
         tokens = sum(int(batch.responses_n.sum()) for batch in microbatches)
-        telling = [pair for pair in zip(microbatches, scores, strict=True) if not pair[0].silent]
+        telling = [pair for pair in zip(microbatches, scores, strict=True) if not self._objective.silent(pair[0])]
         if not telling:
-            return UpdateResult(0.0, 0.0, 0.0)
-        loss_sum, clipped_sum = 0.0, 0
+            return UpdateResult(0.0, 0.0, 0.0, 0.0)
+        loss_sum = clipped_sum = corrected_sum = 0.0
         for number, (batch, old) in enumerate(telling, start=1):
             self._engine.set_gradient_accumulation_boundary(number == len(telling))
             new_logprob_n = token_logprobs(self._logits(batch), self._tensor(batch.target_n), self._temperature)
-            loss, clipped_n = self._objective.loss(new_logprob_n, batch, old)
-            self._engine.backward(loss)
-            loss_sum += loss.item()
-            clipped_sum += int(self._tensor(batch.responses_n)[clipped_n].sum())
-        return UpdateResult(loss_sum, self._step(), clipped_sum / tokens)
+            loss = self._objective.loss(new_logprob_n, batch, old)
+            self._engine.backward(loss.total)
+            responses_n = self._tensor(batch.responses_n)
+            loss_sum += loss.total.item()
+            clipped_sum += float((responses_n * loss.clipped_n).sum())
+            corrected_sum += float((responses_n * loss.corrected_n).sum())
+        return UpdateResult(loss_sum, self._step(), clipped_sum / tokens, corrected_sum / tokens)
 
     def _step(self) -> float:
         # DeepSpeed's plain path (stage 0, fp32) clips without telling the norm
@@ -149,6 +160,20 @@ class Policy:
             first_line = str(error).partition("\n")[0]
             raise CheckpointError(f"checkpoint {folder} does not fit this model: {first_line}") from error
         torch.set_rng_state(client_state["torch_rng"])
+
+    def _score(self, batch: Microbatch) -> TokenScores:
+        target_n = self._tensor(batch.target_n)
+        scores = token_scores(self._logits(batch), target_n, self._temperature)
+        if self._reference is None:
+            return scores
+        reference_nv = target_logits(self._reference, batch, self._engine.device)
+        return replace(scores, reference_logprob_n=token_logprobs(reference_nv, target_n, self._temperature))
+
+    def _load_reference(self, settings: TrainerSettings) -> TargetLogits:
+        """The model that the run started from, whole and on this device."""
+        model = load_model(settings.model, _DTYPES[settings.precision])
+        model.set_attn_implementation(self._model.config._attn_implementation)
+        return TargetLogits(model).requires_grad_(False).to(self._engine.device)
 
     def _logits(self, batch: Microbatch) -> Tensor:
         return target_logits(self._engine, batch, self._engine.device)

@@ -161,6 +161,8 @@ def _show_step(step: StepMetrics) -> None:
     metrics.ENTROPY.set(step.entropy)
     metrics.MISMATCH_KL.set(step.mismatch_kl)
     metrics.MISMATCH_ABS.set(step.mismatch_mean_abs_logprob_diff)
+    metrics.REFERENCE_KL.set(step.reference_kl)
+    metrics.CORRECTED_FRACTION.set(step.corrected_fraction)
     metrics.STALENESS.set(step.staleness)
     metrics.RELOAD_CANARY.set(step.reload_canary_max_abs_logprob_diff)
     phases = {"sample_wait": step.sample_wait_s, "train": step.train_s, "publish": step.publish_s, "step": step.step_s}

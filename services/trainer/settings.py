@@ -1,7 +1,7 @@
 """What a training run is configured by: the `[trainer]` table."""
 
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -10,6 +10,9 @@ from services.common.tree import ForkSelection, SamplingParameters, SearchParame
 from services.trainer.advantages import CHAIN_ADVANTAGES, AdvantageName, Normalization
 from services.trainer.packing import LossMean
 from services.trainer.rows import Packing
+
+MismatchCorrection: TypeAlias = Literal["off", "token", "sequence"]
+"""Whether losses are corrected for the mismatch of engine and trainer, and if, by tokens or by responses."""
 
 
 class SearchSettings(BaseModel):
@@ -99,6 +102,17 @@ class TrainerSettings(ServiceSettings):
     clip_high: float = Field(
         default=1.26, ge=1, description="importance ratios above count as this (clip-higher, DAPO)"
     )
+    kl_coefficient: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of KL(policy || model that the run started from); 0 keeps no second model",
+    )
+    mismatch_correction: MismatchCorrection = Field(
+        default="off",
+        description="importance sampling from engine to trainer: token caps each token's ratio, sequence leaves out "
+        "responses whose ratio is beyond the cap or its inverse",
+    )
+    mismatch_ratio_cap: float = Field(default=2.0, gt=1, description="largest ratio that the correction lets stand")
     learning_rate: float = Field(default=1.5e-6, gt=0, description="AdamW's learning rate, constant")
     adam_betas: tuple[float, float] = Field(default=(0.9, 0.95), description="AdamW's decay rates of the two moments")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's decoupled weight decay")

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from services.common.tree import Tree
 from services.trainer.advantages import leaf_rewards
-from services.trainer.loss import TokenScores, response_mean
+from services.trainer.loss import TokenScores, k3, response_mean
 from services.trainer.mismatch import Mismatch
 from services.trainer.packing import Microbatch
 from services.trainer.policy import UpdateResult
@@ -66,7 +66,18 @@ def step_metrics(
         queue_prompts=rollout.queue_prompts,
         queue_trees=rollout.queue_trees,
         unix_time_s=times.unix_time_s,
+        reference_kl=_reference_kl(microbatches, scores),
+        corrected_fraction=fmean(update.corrected_fraction for update in updates),
     )
+
+
+def _reference_kl(microbatches: Sequence[Microbatch], scores: Sequence[TokenScores]) -> float:
+    estimates = [
+        k3(score.reference_logprob_n, score.policy_logprob_n)
+        for score in scores
+        if score.reference_logprob_n is not None
+    ]
+    return response_mean(microbatches, estimates) if estimates else 0.0
 
 
 def _oldest_version(trees: Sequence[Tree]) -> int:

@@ -77,7 +77,7 @@ def weights(policy: Policy, folder: Path) -> dict[str, torch.Tensor]:
 
 
 def train_plainly(
-    model: Path, minibatches: list[list[WeightedTree]], mean: LossMean = "token"
+    model: Path, minibatches: list[list[WeightedTree]], mean: LossMean = "token", kl_coefficient: float = 0.0
 ) -> tuple[dict[str, torch.Tensor], list[UpdateResult]]:
     """The same updates one response at a time in plain PyTorch."""
     module: Any = AutoModelForCausalLM.from_pretrained(model)
@@ -96,16 +96,19 @@ def train_plainly(
         tokens = sum(len(row.weight_n) for row in rows)
         loss, clipped = torch.zeros(()), 0
         for row, old_logprob_n in zip(rows, old_of_rows, strict=True):
-            ratio_n, weight_n = (logprobs(row) - old_logprob_n).exp(), torch.from_numpy(row.weight_n)
+            new_logprob_n, weight_n = logprobs(row), torch.from_numpy(row.weight_n)
+            ratio_n = (new_logprob_n - old_logprob_n).exp()
             free_n, clipped_n = ratio_n * weight_n, ratio_n.clamp(CLIP_LOW, CLIP_HIGH) * weight_n
             divisor = tokens if mean == "token" else len(rows) * len(row.weight_n)
-            loss = loss - torch.minimum(free_n, clipped_n).sum() / divisor
+            # the scores before the first update are the reference's, because the run starts from it
+            kl_n = (old_logprob_n - new_logprob_n).exp() - 1 - (old_logprob_n - new_logprob_n)
+            loss = loss + (kl_coefficient * kl_n - torch.minimum(free_n, clipped_n)).sum() / divisor
             clipped += int((clipped_n < free_n).sum())
         optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0).item()
         optimizer.step()
-        results.append(UpdateResult(loss.item(), norm, clipped / tokens))
+        results.append(UpdateResult(loss.item(), norm, clipped / tokens, 0.0))
     return {name: p.detach() for name, p in module.named_parameters()}, results
 
 
@@ -145,6 +148,36 @@ def test_a_mean_over_responses_equals_plain_pytorch(
     results = train(policy, minibatches, 64, "sequence")
 
     assert_alike((weights(policy, tmp_path / "found"), results), train_plainly(model, minibatches, "sequence"))
+
+
+@pytest.mark.parametrize(("packing", "zero_stage"), [("tree", 0), ("tree", 3), ("flat", 0)])
+def test_a_penalty_for_leaving_the_reference_equals_plain_pytorch(
+    model: Path, minibatches: list[list[WeightedTree]], tmp_path: Path, packing: Packing, zero_stage: int
+) -> None:
+    policy = make_policy(model, packing=packing, zero_stage=zero_stage, kl_coefficient=5.0)
+    results = train(policy, minibatches, 64)
+
+    expected = train_plainly(model, minibatches, kl_coefficient=5.0)
+    assert_alike((weights(policy, tmp_path / "found"), results), expected)
+    assert expected[1][1].grad_norm != pytest.approx(train_plainly(model, minibatches)[1][1].grad_norm, rel=1e-2)
+
+
+@pytest.mark.parametrize("kl_coefficient", [0.0, 0.1])
+def test_a_reference_is_kept_only_where_it_is_needed(
+    model: Path, minibatches: list[list[WeightedTree]], kl_coefficient: float
+) -> None:
+    policy = make_policy(model, kl_coefficient=kl_coefficient)
+    batches = pack(tree_rows(minibatches[0][0], "tree"), "tree", 1000, "token")
+
+    first = policy.score(batches)
+    policy.update(batches, first)
+    (second,) = policy.score(batches)
+
+    if kl_coefficient:
+        assert second.reference_logprob_n is not None
+        torch.testing.assert_close(second.reference_logprob_n, first[0].policy_logprob_n)
+    else:
+        assert second.reference_logprob_n is None
 
 
 @pytest.mark.parametrize("zero_stage", [0, 3])
@@ -197,7 +230,7 @@ def test_a_minibatch_without_weight_takes_no_step(
 
     (result,) = train(policy, [[minibatches[0][1]]], 64)
 
-    assert result == UpdateResult(0.0, 0.0, 0.0)
+    assert result == UpdateResult(0.0, 0.0, 0.0, 0.0)
     after = weights(policy, tmp_path / "after")
     assert all(torch.equal(after[name], before[name]) for name in before)
 
