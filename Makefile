@@ -64,9 +64,10 @@ protos: $(VENV)/.installed-dev ## Generate gen/ from protos/.
 		--python_out=$(OUT) --grpc_python_out=$(OUT) --mypy_out=quiet:$(OUT) --mypy_grpc_out=quiet:$(OUT) $(PROTOS)
 
 .PHONY: bench
-bench: setup ## Measure the sampler and the verifier on this machine.
+bench: setup ## Measure the sampler, the verifier and the trainer on this machine.
 	@$(BIN)/treerl bench sampler
 	@$(BIN)/treerl bench verifier
+	@$(BIN)/treerl bench trainer
 
 .PHONY: lock
 lock: ## Resolve requirements/*.txt anew (needs uv).

@@ -1,5 +1,8 @@
 """Short ways to build trees in tests."""
 
+import random
+from dataclasses import replace
+
 from services.common.problem import Domain, Problem
 from services.common.tree import (
     Branch,
@@ -44,3 +47,24 @@ def tree(*branches: Branch) -> Tree:
     """A tree of branches on a fixed problem with a prompt of three tokens."""
     chains = sum(b.parent_id is None for b in branches)
     return Tree("tree-1", PROBLEM, SearchParameters(chains), SAMPLING, (7, 8, 9), branches)
+
+
+def random_tree(rng: random.Random, vocabulary: int, forks: int) -> Tree:
+    """Three chains, each forked so many times anywhere in its tree; leaves are right, wrong or, rarely, unknown."""
+    branches: list[Branch] = []
+
+    def grow(parent: Branch | None) -> None:
+        fork_index = 0 if parent is None else rng.randint(parent.fork_index + 1, parent.end - 1)
+        outcome = rng.choices([Outcome.CORRECT, Outcome.WRONG, Outcome.INFRA_ERROR], [4, 4, 1])[0]
+        grown = branch(len(branches), None if parent is None else parent.id, fork_index, rng.randint(2, 9), outcome)
+        tokens = tuple(rng.randrange(vocabulary) for _ in grown.token_ids)
+        logprobs = tuple(rng.uniform(-4, 0) for _ in grown.token_ids)
+        branches.append(replace(grown, token_ids=tokens, logprobs=logprobs))
+
+    for _ in range(3):
+        first = len(branches)
+        grow(None)
+        for _ in range(forks):
+            grow(rng.choice(branches[first:]))
+    prompt = tuple(rng.randrange(vocabulary) for _ in range(rng.randint(1, 6)))
+    return replace(tree(*branches), tree_id=str(rng.random()), prompt_token_ids=prompt)

@@ -14,6 +14,7 @@ class Target(Enum):
     SAMPLER = "sampler"
     VERIFIER = "verifier"
     PASS_RATE = "pass-rate"
+    TRAINER = "trainer"
 
 
 async def run_bench(target: Target, *, as_json: bool) -> None:

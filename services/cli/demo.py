@@ -98,7 +98,7 @@ def _require_same_run(out: Path, document: dict[str, Any]) -> None:
     if not earlier.exists():
         return
     begun, wanted = read_document(earlier).get("trainer", {}), document["trainer"]
-    for key in ("seed", "advantage", "search"):
+    for key in ("seed", *sorted({key for changes in TRAINER_CHANGES.values() for key in changes})):
         if begun.get(key) != wanted.get(key):
             raise PreconditionError(
                 f"{out} holds an unfinished run with {key} {begun.get(key)}, not {wanted.get(key)}: "

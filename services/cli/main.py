@@ -72,7 +72,7 @@ def treerl(
 
 @app.command()
 def demo(
-    method: Annotated[Method, typer.Option(help="Trees, or independent chains at equal tokens.")] = Method.TREERL,
+    method: Annotated[Method, typer.Option(help="Trees, or other losses on chains at equal tokens.")] = Method.TREERL,
     seed: Annotated[int, typer.Option(min=0, help="Decides problems, their order, and sampling.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps.  [default: configs/tiny-cpu.toml]")] = None,
     out: Annotated[
@@ -186,6 +186,18 @@ def verify(
         raise typer.Exit(run_to_end(verify_one(gold, answer, verifier, as_json=as_json)))
     else:
         raise typer.BadParameter("give either --gold and --answer, or --file")
+
+
+@app.command()
+def advantages(
+    file: Annotated[Path, typer.Option(help="JSONL of trees with rewards, or a run's trees.jsonl.zst.")],
+    advantage: Annotated[str, typer.Option(help="As in the trainer's settings.")] = "treerl",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON objects.")] = False,
+) -> None:
+    """Show what each segment of recorded trees is worth (exit status 2 if a row is none), in the file's order."""
+    from services.cli.advantages import print_advantages
+
+    raise typer.Exit(print_advantages(file, advantage, as_json=as_json))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The two ways of training that the demo compares, as changes to one configuration."""
+"""Ways of training as changes to one configuration: the loop, the loss and the search are the same code for all."""
 
 from collections.abc import Mapping
 from enum import Enum
@@ -12,7 +12,7 @@ tree with 16 chains (section 4.1); how many are equal depends on where in its re
 
 
 class Method(Enum):
-    """How responses are searched and rewarded."""
+    """How responses are searched, rewarded and learned from."""
 
     TREERL = "treerl"
     """Trees of (6, 2, 1, 2) with a reward for every segment."""
@@ -20,9 +20,28 @@ class Method(Enum):
     CHAINRL = "chainrl"
     """Independent chains with leave-one-out advantages, at the same number of decoded tokens."""
 
+    GRPO = "grpo"
+    """The same chains with GRPO's loss (Shao et al. 2024, arXiv 2402.03300): advantages over their deviation, every
+    response alike, and a KL penalty."""
+
+    DAPO = "dapo"
+    """The same chains with DAPO's loss (Yu et al. 2025, arXiv 2503.14476): GRPO's advantages, every token alike,
+    clip-higher, no KL penalty. Not covered: its dynamic sampling and its penalty on overlong responses."""
+
+
+_CHAINS: Mapping[str, Any] = {"chains": CHAINS_OF_EQUAL_TOKENS, "forks": 0}
 
 TRAINER_CHANGES: Mapping[Method, Mapping[str, Any]] = {
     Method.TREERL: {},
-    Method.CHAINRL: {"advantage": "rloo", "search": {"chains": CHAINS_OF_EQUAL_TOKENS, "forks": 0}},
+    Method.CHAINRL: {"advantage": "rloo", "search": _CHAINS},
+    Method.GRPO: {
+        "advantage": "grpo",
+        "search": _CHAINS,
+        "loss_mean": "sequence",
+        "clip_low": 0.8,
+        "clip_high": 1.2,
+        "kl_coefficient": 0.04,
+    },
+    Method.DAPO: {"advantage": "grpo", "search": _CHAINS, "loss_mean": "token", "clip_low": 0.8, "clip_high": 1.28},
 }
 """What each method changes in the `[trainer]` table of the demo's configuration."""

@@ -71,6 +71,10 @@ CLIP_FRACTION = Gauge("treerl_clip_fraction", "Share of the last step's tokens w
 ENTROPY = Gauge("treerl_entropy_nats", "Mean policy entropy at the last step's tokens")
 MISMATCH_KL = Gauge("treerl_mismatch_kl_nats", "k3 estimate of KL(engine || trainer), last step")
 MISMATCH_ABS = Gauge("treerl_mismatch_mean_abs_logprob_diff_nats", "Mean |engine - trainer| logprob, last step")
+REFERENCE_KL = Gauge("treerl_reference_kl_nats", "k3 estimate of KL(policy || reference), last step")
+CORRECTED_FRACTION = Gauge(
+    "treerl_corrected_fraction", "Share of the last step's tokens whose gradient the mismatch correction cut"
+)
 STALENESS = Gauge(
     "treerl_staleness_steps", "Optimizer steps between the oldest trained token's weights and the trained ones"
 )

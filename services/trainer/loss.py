@@ -1,12 +1,15 @@
-"""The policy-gradient loss, and what is measured beside it.
+"""What losses are made of: log-probabilities, the clipped surrogate, and the estimate of a KL divergence.
 
 Tensor suffixes: n target tokens, v vocabulary. Logarithms are natural.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from services.trainer.packing import Microbatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +20,13 @@ class TokenScores:
         policy_logprob_n: at the sampling temperature; the "old" log-probabilities of the importance ratio.
         raw_logprob_n: at temperature 1, comparable with the engine's.
         entropy_n: of the whole distribution at temperature 1, in nats.
+        reference_logprob_n: the reference policy's, at the sampling temperature; None where none is kept.
     """
 
     policy_logprob_n: Tensor
     raw_logprob_n: Tensor
     entropy_n: Tensor
+    reference_logprob_n: Tensor | None = None
 
 
 def token_logprobs(logits_nv: Tensor, target_n: Tensor, temperature: float) -> Tensor:
@@ -45,17 +50,15 @@ def policy_gradient_loss(
 ) -> tuple[Tensor, Tensor]:
     """PPO's clipped surrogate (Schulman et al. 2017, Eq. 7) with DAPO's asymmetric range (arXiv 2503.14476, Eq. 8).
 
-        loss = -sum_n min(rho_n w_n, clip(rho_n, clip_low, clip_high) w_n),   rho_n = exp(new_n - old_n)
-
-    It is a sum: dividing by the tokens of the whole minibatch, as DAPO does, is left to who knows their number.
+        loss_n = -min(rho_n w_n, clip(rho_n, clip_low, clip_high) w_n),   rho_n = exp(new_n - old_n)
 
     Returns:
-        The loss, and the number of tokens whose gradient the clipping removed.
+        The loss of each token, and whether the clipping removed its gradient.
     """
     ratio_n = (new_logprob_n - old_logprob_n).exp()
     free_n = ratio_n * weight_n
     clipped_n = ratio_n.clamp(clip_low, clip_high) * weight_n
-    return -torch.minimum(free_n, clipped_n).sum(), (clipped_n < free_n).sum()
+    return -torch.minimum(free_n, clipped_n), clipped_n < free_n
 
 
 def k3(logprob_n: Tensor, sampled_logprob_n: Tensor) -> Tensor:
@@ -71,3 +74,17 @@ def k3(logprob_n: Tensor, sampled_logprob_n: Tensor) -> Tensor:
     """
     log_ratio_n = logprob_n - sampled_logprob_n
     return log_ratio_n.expm1() - log_ratio_n
+
+
+def response_mean(microbatches: Sequence[Microbatch], values: Sequence[Tensor]) -> float:
+    """Mean over the tokens of responses: a token that several responses share counts once for each.
+
+    Args:
+        microbatches: with at least one target between them.
+        values: of the targets (n,) of each.
+    """
+    total = sum(
+        float((torch.from_numpy(batch.responses_n).to(value_n.device) * value_n).sum())
+        for batch, value_n in zip(microbatches, values, strict=True)
+    )
+    return total / sum(int(batch.responses_n.sum()) for batch in microbatches)

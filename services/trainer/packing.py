@@ -1,92 +1,85 @@
-"""Weighted trees become minibatches of token arrays that a policy can be updated on.
+"""Rows become minibatches of token arrays that a policy can be updated on.
 
-A response is one row, its prompt before it, and every graded leaf of a tree gives one. What the policy must predict is
-stated apart from the rows, as flat lists: target token n follows the hidden state at `source_n[n]`. Nothing downstream
-knows that a target's source is the position to its left, so rows may come to share prefixes.
+What the policy must predict is stated apart from the tokens that it sees, as flat lists: target n follows the hidden
+state at `source_n[n]`, so the token before a fork is the source of several targets. Each target also knows the
+responses that run through it: whatever is a mean over tokens counts it once for each.
 
-Array suffixes: r rows, s positions of a row, n targets of a microbatch.
+Array suffixes: r rows, s positions of a row, n targets of a microbatch, m its responses.
 """
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from services.common.tree import Tree, path
-from services.trainer.advantages import WeightedSegment, leaf_rewards
+from services.trainer.rows import Packing, Row
+
+LossMean: TypeAlias = Literal["token", "sequence"]
+"""What the loss is a mean over: all tokens alike, or responses alike and the tokens within each."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One token sequence and what is known of the tokens to train on, which are its last ones.
+@dataclass(frozen=True, slots=True, eq=False)
+class TreeLayout:
+    """How the tokens of a packed microbatch see each other: token k is seen from token q if k <= q < end_k.
 
     Attributes:
-        token_ids: prompt and response.
-        weights: R(s) of each response token.
-        engine_logprobs: the engine's log-probability of each response token at temperature 1, in nats.
+        position_s: int64, tokens before it on its path, the prompt's included.
+        end_s: int64, one more than the index of the last token that sees it.
+        chains: (start of the prompt, end of the prompt, start of the chain's tokens, their end), one for each row.
     """
 
-    token_ids: tuple[int, ...]
-    weights: tuple[float, ...]
-    engine_logprobs: tuple[float, ...]
-
-    @property
-    def silent(self) -> bool:
-        """Whether the row adds nothing to the gradient."""
-        return not any(self.weights)
+    position_s: npt.NDArray[np.int64]
+    end_s: npt.NDArray[np.int64]
+    chains: tuple[tuple[int, int, int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Microbatch:
-    """Rows of one forward pass, padded at the end, and their targets.
-
-    Padding needs no mask: under causal attention nothing before it sees it, and it is the source of no target.
+    """What one forward pass computes, and its targets.
 
     Attributes:
-        token_ids_rs: int64.
+        token_ids_rs: int64. Of trees, one row without padding. Of single responses a row each, padded at the end; that
+            needs no mask: under causal attention nothing before it sees it, and it is the source of no target.
+        layout: of trees; None where rows are single responses.
         source_n: int64, index into the flattened (r, s) positions.
         target_n: int64, token ids.
         weight_n: float32, R(s) of each target.
         engine_logprob_n: float32, in nats, at temperature 1.
+        first_n: int64, index of the first response that runs through it; all of them are consecutive.
+        past_n: int64, one more than the index of the last.
+        share_m: float64, how much each token of a response counts in the mean over the minibatch.
     """
 
     token_ids_rs: npt.NDArray[np.int64]
+    layout: TreeLayout | None
     source_n: npt.NDArray[np.int64]
     target_n: npt.NDArray[np.int64]
     weight_n: npt.NDArray[np.float32]
     engine_logprob_n: npt.NDArray[np.float32]
+    first_n: npt.NDArray[np.int64]
+    past_n: npt.NDArray[np.int64]
+    share_m: npt.NDArray[np.float64]
 
     @property
     def silent(self) -> bool:
-        """Whether no target carries any weight, so that the gradient is zero."""
+        """Whether no target carries any weight, so that the policy gradient is zero."""
         return not self.weight_n.any()
 
+    @property
+    def responses_n(self) -> npt.NDArray[np.int64]:
+        """How many responses run through each target."""
+        return self.past_n - self.first_n
 
-def tree_rows(tree: Tree, weighted: Sequence[WeightedSegment]) -> list[Row]:
-    """One row for each graded leaf of a tree.
-
-    Args:
-        tree: a graded tree.
-        weighted: all its segments with their weights.
-    """
-    of_branch: dict[int, list[WeightedSegment]] = {}
-    for piece in weighted:
-        of_branch.setdefault(piece.segment.branch_id, []).append(piece)
-    rows: list[Row] = []
-    for leaf_id in leaf_rewards(tree):
-        token_ids = list(tree.prompt_token_ids)
-        weights: list[float] = []
-        engine_logprobs: list[float] = []
-        for branch, end in path(tree.branches, leaf_id):
-            token_ids += branch.token_ids[: end - branch.fork_index]
-            engine_logprobs += branch.logprobs[: end - branch.fork_index]
-            for piece in of_branch[branch.id]:
-                if piece.segment.end <= end:
-                    weights += [piece.weight] * (piece.segment.end - piece.segment.start)
-        rows.append(Row(tuple(token_ids), tuple(weights), tuple(engine_logprobs)))
-    return rows
+    @property
+    def share_n(self) -> npt.NDArray[np.float32]:
+        """How much each target counts in the mean over the minibatch, whose shares sum to 1."""
+        before_m = np.concatenate([[0.0], np.cumsum(self.share_m)])
+        share_n: npt.NDArray[np.float32] = (before_m[self.past_n] - before_m[self.first_n]).astype(np.float32)
+        return share_n
 
 
 def split_by_prompt(rows_of_trees: Sequence[Sequence[Row]], parts: int, seed: str) -> list[list[Row]]:
@@ -103,41 +96,115 @@ def split_by_prompt(rows_of_trees: Sequence[Sequence[Row]], parts: int, seed: st
     return [rows for rows in dealt if rows]
 
 
-def pack(rows: Sequence[Row], token_budget: int) -> list[Microbatch]:
-    """Put rows of like length together until a microbatch is full.
+def pack(rows: Sequence[Row], packing: Packing, token_budget: int, mean: LossMean) -> list[Microbatch]:
+    """Fill microbatches with the rows of one minibatch.
 
     Silent rows get microbatches of their own: those are measured but need no backward pass.
 
     Args:
-        rows: all rows of one minibatch.
-        token_budget: padded tokens a microbatch may hold; a longer row is one by itself.
+        rows: all rows of one minibatch, those of a tree next to each other.
+        packing: how their tokens are laid out; single responses can be laid out as trees too.
+        token_budget: tokens that a microbatch may hold, padding included; a larger row is one by itself.
+        mean: what the loss is a mean over.
     """
-    packed: list[Microbatch] = []
-    group: list[Row] = []
-    for row in sorted(rows, key=lambda row: (row.silent, -len(row.token_ids))):
-        full = group and (len(group) + 1) * len(group[0].token_ids) > token_budget
-        if group and (full or row.silent != group[0].silent):
-            packed.append(_collate(group))
-            group = []
-        group.append(row)
-    if group:
-        packed.append(_collate(group))
-    return packed
+    tokens, responses = sum(row.length_m.sum() for row in rows), sum(len(row.length_m) for row in rows)
+
+    def share_m(group: Sequence[Row]) -> npt.NDArray[np.float64]:
+        length_m = np.concatenate([row.length_m for row in group])
+        return np.full(len(length_m), 1 / tokens) if mean == "token" else 1 / (responses * length_m)
+
+    lay_out, groups = (_lay_out_trees, _fill_trees) if packing == "tree" else (_lay_out_flat, _fill_flat)
+    order = sorted(rows, key=lambda row: row.silent)
+    return [
+        lay_out(group, share_m(group))
+        for _, of_a_kind in groupby(order, key=lambda row: row.silent)
+        for group in groups(list(of_a_kind), token_budget)
+    ]
 
 
-def _collate(rows: Sequence[Row]) -> Microbatch:
-    width = max(len(row.token_ids) for row in rows)
+def _fill_trees(rows: Sequence[Row], token_budget: int) -> list[list[Row]]:
+    """Rows in their order; those that share a prompt with the one before need it only once."""
+    groups: list[list[Row]] = []
+    held = 0
+    for row in rows:
+        shared = groups and groups[-1][-1].prompt_token_ids == row.prompt_token_ids
+        needed = len(row.token_ids_n) + (0 if shared else len(row.prompt_token_ids))
+        if not groups or held + needed > token_budget:
+            groups.append([])
+            held, needed = 0, len(row.token_ids_n) + len(row.prompt_token_ids)
+        groups[-1].append(row)
+        held += needed
+    return groups
+
+
+def _fill_flat(rows: Sequence[Row], token_budget: int) -> list[list[Row]]:
+    """Rows of like length together, so that little is padded."""
+    groups: list[list[Row]] = []
+    for row in sorted(rows, key=_length, reverse=True):
+        if not groups or (len(groups[-1]) + 1) * _length(groups[-1][0]) > token_budget:
+            groups.append([])
+        groups[-1].append(row)
+    return groups
+
+
+def _length(row: Row) -> int:
+    return len(row.prompt_token_ids) + len(row.token_ids_n)
+
+
+def _lay_out_trees(rows: Sequence[Row], share_m: npt.NDArray[np.float64]) -> Microbatch:
+    token_ids, positions, ends, sources = [], [], [], []
+    chains: list[tuple[int, int, int, int]] = []
+    prompt: tuple[int, ...] = ()
+    prompt_start = held = 0
+    for row in rows:
+        length = len(row.prompt_token_ids)
+        if row.prompt_token_ids != prompt:
+            prompt, prompt_start = row.prompt_token_ids, held
+            token_ids.append(np.array(prompt))
+            positions.append(np.arange(length))
+            ends.append(np.zeros(length, dtype=np.int64))  # known once its last chain is there
+            held += length
+        token_ids.append(row.token_ids_n)
+        positions.append(length + row.position_n)
+        ends.append(held + row.end_n)
+        sources.append(np.where(row.source_n < 0, prompt_start + length - 1, held + row.source_n))
+        chains.append((prompt_start, prompt_start + length, held, held + len(row.token_ids_n)))
+        held += len(row.token_ids_n)
+    end_s = np.concatenate(ends)
+    for start, end, _, end_of_chain in chains:
+        end_s[start:end] = end_of_chain
+    layout = TreeLayout(np.concatenate(positions), end_s, tuple(chains))
+    return _microbatch(rows, np.concatenate(token_ids)[None], layout, sources, share_m)
+
+
+def _lay_out_flat(rows: Sequence[Row], share_m: npt.NDArray[np.float64]) -> Microbatch:
+    width = max(map(_length, rows))
     token_ids_rs = np.zeros((len(rows), width), dtype=np.int64)
-    sources: list[npt.NDArray[np.int64]] = []
+    sources = []
     for index, row in enumerate(rows):
-        length = len(row.token_ids)
-        token_ids_rs[index, :length] = row.token_ids
-        sources.append(index * width + np.arange(length - len(row.weights), length) - 1)
-    source_n = np.concatenate(sources)
+        start = len(row.prompt_token_ids)
+        token_ids_rs[index, :start] = row.prompt_token_ids
+        token_ids_rs[index, start : _length(row)] = row.token_ids_n
+        sources.append(index * width + start + row.source_n)
+    return _microbatch(rows, token_ids_rs, None, sources, share_m)
+
+
+def _microbatch(
+    rows: Sequence[Row],
+    token_ids_rs: npt.NDArray[np.int64],
+    layout: TreeLayout | None,
+    sources: Sequence[npt.NDArray[np.int64]],
+    share_m: npt.NDArray[np.float64],
+) -> Microbatch:
+    before = np.cumsum([0, *(len(row.length_m) for row in rows)])
     return Microbatch(
         token_ids_rs=token_ids_rs,
-        source_n=source_n,
-        target_n=token_ids_rs.ravel()[source_n + 1],
-        weight_n=np.concatenate([np.asarray(row.weights, dtype=np.float32) for row in rows]),
-        engine_logprob_n=np.concatenate([np.asarray(row.engine_logprobs, dtype=np.float32) for row in rows]),
+        layout=layout,
+        source_n=np.concatenate(sources),
+        target_n=np.concatenate([row.token_ids_n for row in rows]),
+        weight_n=np.concatenate([row.weight_n for row in rows]),
+        engine_logprob_n=np.concatenate([row.engine_logprob_n for row in rows]),
+        first_n=np.concatenate([earlier + row.first_n for earlier, row in zip(before, rows, strict=False)]),
+        past_n=np.concatenate([earlier + row.past_n for earlier, row in zip(before, rows, strict=False)]),
+        share_m=share_m,
     )

@@ -8,25 +8,30 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 import torch
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.utils import logging as transformers_logging
+from torch import Tensor
 
 from services.common.errors import CheckpointError, ConfigurationError
-from services.trainer.loss import TokenScores, policy_gradient_loss, token_logprobs, token_scores
-from services.trainer.packing import Microbatch, Row, pack
+from services.trainer.language_model import TargetLogits, load_model, target_logits
+from services.trainer.loss import TokenScores, token_logprobs, token_scores
+from services.trainer.objective import Objective
+from services.trainer.packing import Microbatch, pack
+from services.trainer.packing_check import prepare_for_trees
+from services.trainer.rows import Packing, sequence_row
 from services.trainer.settings import TrainerSettings
 
 _CHECKPOINT_TAG = "deepspeed"
 _ZERO_STAGE_FILE = "zero_stage"
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +39,24 @@ class UpdateResult:
     """What one optimizer update measured.
 
     Attributes:
-        loss: mean over the minibatch's tokens.
+        loss: mean over the minibatch, as `loss_mean` has it.
         grad_norm: before clipping.
-        clip_fraction: share of the minibatch's tokens whose gradient was clipped away.
+        clip_fraction: share of the tokens of the minibatch's responses whose gradient was clipped away.
+        corrected_fraction: share whose gradient the correction for the mismatch cut.
     """
 
     loss: float
     grad_norm: float
     clip_fraction: float
+    corrected_fraction: float
 
 
 class Policy:
-    """Scores tokens, takes optimizer steps, and reads and writes its own state."""
+    """Scores tokens, takes optimizer steps, and reads and writes its own state.
+
+    Attributes:
+        packing: how minibatches must be packed: as set, or flat where the model cannot compute packed trees.
+    """
 
     def __init__(self, settings: TrainerSettings) -> None:
         """Load the model and set up DeepSpeed.
@@ -56,48 +67,55 @@ class Policy:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self._temperature = settings.sampling.temperature
-        self._clip = settings.clip_low, settings.clip_high
+        self._objective = Objective(
+            clip_low=settings.clip_low,
+            clip_high=settings.clip_high,
+            kl_coefficient=settings.kl_coefficient,
+            correction=settings.mismatch_correction,
+            ratio_cap=settings.mismatch_ratio_cap,
+            temperature=settings.sampling.temperature,
+        )
         self._zero_stage = settings.zero_stage
-        self._model = _load_model(settings.model, _DTYPES[settings.precision])
+        self._model = load_model(settings.model, _DTYPES[settings.precision])
         self._deepspeed = _import_deepspeed()
         self._engine, *_ = self._deepspeed.initialize(
-            model=_TargetLogits(self._model), config=_deepspeed_config(settings), dist_init_required=False
+            model=TargetLogits(self._model), config=_deepspeed_config(settings), dist_init_required=False
         )
         # Without dropout, whatever the model's config says: the importance ratio before the first update must be 1.
         self._engine.eval()
+        self.packing = self._possible_packing(settings.packing)
+        self._reference = self._load_reference(settings) if settings.kl_coefficient else None
 
     @torch.no_grad()
     def score(self, microbatches: Sequence[Microbatch]) -> list[TokenScores]:
         """Score the targets of each microbatch under the present weights."""
-        return [
-            token_scores(self._logits(batch), self._tensor(batch.target_n), self._temperature) for batch in microbatches
-        ]
+        return [self._score(batch) for batch in microbatches]
 
     def update(self, microbatches: Sequence[Microbatch], scores: Sequence[TokenScores]) -> UpdateResult:
         """Take one optimizer step on a minibatch.
 
-        The gradient is that of the mean over the tokens of the whole minibatch, however it is cut into microbatches. A
-        minibatch without any weight takes no step.
+        The gradient is that of the mean over the whole minibatch, however it is cut into microbatches. A minibatch
+        without any weight takes no step.
 
         Args:
             microbatches: the minibatch.
             scores: those of each microbatch before the first update of the training step.
         """
-        tokens = sum(len(batch.target_n) for batch in microbatches)
-        telling = [pair for pair in zip(microbatches, scores, strict=True) if not pair[0].silent]
+        tokens = sum(int(batch.responses_n.sum()) for batch in microbatches)
+        telling = [pair for pair in zip(microbatches, scores, strict=True) if not self._objective.silent(pair[0])]
         if not telling:
-            return UpdateResult(0.0, 0.0, 0.0)
-        loss_sum, clipped_sum = 0.0, 0
+            return UpdateResult(0.0, 0.0, 0.0, 0.0)
+        loss_sum = clipped_sum = corrected_sum = 0.0
         for number, (batch, old) in enumerate(telling, start=1):
             self._engine.set_gradient_accumulation_boundary(number == len(telling))
             new_logprob_n = token_logprobs(self._logits(batch), self._tensor(batch.target_n), self._temperature)
-            loss, clipped = policy_gradient_loss(
-                new_logprob_n, old.policy_logprob_n, self._tensor(batch.weight_n), *self._clip
-            )
-            self._engine.backward(loss / tokens)
-            loss_sum += loss.item()
-            clipped_sum += int(clipped)
-        return UpdateResult(loss_sum / tokens, self._step(), clipped_sum / tokens)
+            loss = self._objective.loss(new_logprob_n, batch, old)
+            self._engine.backward(loss.total)
+            responses_n = self._tensor(batch.responses_n)
+            loss_sum += loss.total.item()
+            clipped_sum += float((responses_n * loss.clipped_n).sum())
+            corrected_sum += float((responses_n * loss.corrected_n).sum())
+        return UpdateResult(loss_sum, self._step(), clipped_sum / tokens, corrected_sum / tokens)
 
     def _step(self) -> float:
         # DeepSpeed's plain path (stage 0, fp32) clips without telling the norm
@@ -111,8 +129,7 @@ class Policy:
         """Log-probability of each token but the first at temperature 1, in nats, for each sequence."""
         logprobs: list[tuple[float, ...]] = []
         for token_ids in sequences:
-            unweighted = (0.0,) * (len(token_ids) - 1)
-            alone = pack([Row(tuple(token_ids), unweighted, unweighted)], token_budget=len(token_ids))
+            alone = pack([sequence_row(token_ids[:1], token_ids[1:])], self.packing, len(token_ids), "token")
             logprobs.append(tuple(self.score(alone)[0].raw_logprob_n.tolist()))
         return logprobs
 
@@ -144,9 +161,31 @@ class Policy:
             raise CheckpointError(f"checkpoint {folder} does not fit this model: {first_line}") from error
         torch.set_rng_state(client_state["torch_rng"])
 
+    def _score(self, batch: Microbatch) -> TokenScores:
+        target_n = self._tensor(batch.target_n)
+        scores = token_scores(self._logits(batch), target_n, self._temperature)
+        if self._reference is None:
+            return scores
+        reference_nv = target_logits(self._reference, batch, self._engine.device)
+        return replace(scores, reference_logprob_n=token_logprobs(reference_nv, target_n, self._temperature))
+
+    def _load_reference(self, settings: TrainerSettings) -> TargetLogits:
+        """The model that the run started from, whole and on this device."""
+        model = load_model(settings.model, _DTYPES[settings.precision])
+        model.set_attn_implementation(self._model.config._attn_implementation)
+        return TargetLogits(model).requires_grad_(False).to(self._engine.device)
+
     def _logits(self, batch: Microbatch) -> Tensor:
-        logits_nv: Tensor = self._engine(self._tensor(batch.token_ids_rs), self._tensor(batch.source_n))
-        return logits_nv
+        return target_logits(self._engine, batch, self._engine.device)
+
+    @torch.no_grad()
+    def _possible_packing(self, wanted: Packing) -> Packing:
+        if wanted == "flat":
+            return "flat"
+        obstacle = prepare_for_trees(self._model, self._logits)
+        if obstacle is not None:
+            log.warning("this model trains on single responses, not on packed trees", because=obstacle)
+        return "tree" if obstacle is None else "flat"
 
     def _tensor(self, array: npt.NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(array).to(self._engine.device)
@@ -157,36 +196,6 @@ class Policy:
             list(self._model.parameters()), enabled=self._zero_stage == 3
         )
         return gathered
-
-
-class _TargetLogits(nn.Module):
-    """The model, with its language-model head applied only where a target's logits are wanted."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def _head(self, hidden_nh: Tensor) -> Tensor:
-        head: nn.Module = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        logits_nv: Tensor = head(hidden_nh)
-        return logits_nv
-
-    def forward(self, token_ids_rs: Tensor, source_n: Tensor) -> Tensor:
-        """Logits (n, v) at flattened positions of the rows (r, s)."""
-        hidden_rsh = self.model.base_model(input_ids=token_ids_rs, use_cache=False).last_hidden_state
-        return self._head(hidden_rsh.flatten(0, 1)[source_n])
-
-
-def _load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    if not (folder / "config.json").is_file():
-        raise ConfigurationError(f"model folder {folder} has no config.json; expected a Hugging Face model folder")
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    except (OSError, ValueError) as error:
-        first_line = str(error).partition("\n")[0]
-        raise ConfigurationError(f"cannot load the model in {folder}: {first_line}") from error
-    return model
 
 
 def _import_deepspeed() -> Any:

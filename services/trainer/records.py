@@ -35,6 +35,8 @@ class StepMetrics:
     queue_prompts: int
     queue_trees: int
     unix_time_s: float
+    reference_kl: float
+    corrected_fraction: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@
                         read it with `read_across_frames=True`
 
 `tree` is the JSON form of the protobuf message; each segment is {"id", "parent_id", "branch_id", "start", "end",
-"leaves", "value", "weight"} with |L(s)|, V(s) and R(s) of `advantages`.
+"leaves", "value", "weight"} with |L(s)|, V(s) and the weight of `advantages`, normalized as it was trained on.
 """
 
 import asyncio
@@ -22,8 +22,7 @@ import zstandard
 from google.protobuf.json_format import MessageToDict
 
 from services.common import codec, metrics
-from services.common.tree import Tree
-from services.trainer.advantages import WeightedSegment
+from services.trainer.advantages import WeightedTree
 from services.trainer.records import CategoryAccuracy, Evaluation, Record, StepMetrics
 
 _METRICS, _EVALUATIONS, _TREES = "metrics.jsonl", "evaluations.jsonl", "trees.jsonl.zst"
@@ -59,12 +58,9 @@ class RunLog:
         evaluations = [_evaluation(row) for row in _read_lines(self._folder / _EVALUATIONS)]
         self._records = sorted([*steps, *evaluations], key=lambda r: (r.policy_version, isinstance(r, Evaluation)))
 
-    async def append_step(
-        self, step: StepMetrics, trees: Sequence[Tree], weighted: Sequence[Sequence[WeightedSegment]]
-    ) -> None:
+    async def append_step(self, step: StepMetrics, trees: Sequence[WeightedTree]) -> None:
         """Record a step and the trees that it trained on, with the weights of their segments."""
-        rows = [_tree_row(step.step, tree, pieces) for tree, pieces in zip(trees, weighted, strict=True)]
-        lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        lines = "".join(json.dumps(_tree_row(step.step, tree)) + "\n" for tree in trees).encode()
         self._append(_TREES, zstandard.ZstdCompressor().compress(lines))
         self._append(_METRICS, (json.dumps(asdict(step)) + "\n").encode())
         _show_step(step)
@@ -135,10 +131,10 @@ def _evaluation(row: dict[str, Any]) -> Evaluation:
     return Evaluation(categories=categories, **row)
 
 
-def _tree_row(step: int, tree: Tree, weighted: Sequence[WeightedSegment]) -> dict[str, Any]:
+def _tree_row(step: int, weighted: WeightedTree) -> dict[str, Any]:
     return {
         "step": step,
-        "tree": MessageToDict(codec.encode_tree(tree), preserving_proto_field_name=True),
+        "tree": MessageToDict(codec.encode_tree(weighted.tree), preserving_proto_field_name=True),
         "segments": [
             {
                 "id": piece.segment.id,
@@ -150,7 +146,7 @@ def _tree_row(step: int, tree: Tree, weighted: Sequence[WeightedSegment]) -> dic
                 "value": piece.value,
                 "weight": piece.weight,
             }
-            for piece in weighted
+            for piece in weighted.segments
         ],
     }
 
@@ -165,6 +161,8 @@ def _show_step(step: StepMetrics) -> None:
     metrics.ENTROPY.set(step.entropy)
     metrics.MISMATCH_KL.set(step.mismatch_kl)
     metrics.MISMATCH_ABS.set(step.mismatch_mean_abs_logprob_diff)
+    metrics.REFERENCE_KL.set(step.reference_kl)
+    metrics.CORRECTED_FRACTION.set(step.corrected_fraction)
     metrics.STALENESS.set(step.staleness)
     metrics.RELOAD_CANARY.set(step.reload_canary_max_abs_logprob_diff)
     phases = {"sample_wait": step.sample_wait_s, "train": step.train_s, "publish": step.publish_s, "step": step.step_s}

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,7 +15,12 @@ from services.common.tree import (
     SearchParameters,
     SpecialTokens,
 )
-from services.trainer.advantages import CHAIN_ADVANTAGES, AdvantageName
+from services.trainer.advantages import CHAIN_ADVANTAGES, AdvantageName, Normalization
+from services.trainer.packing import LossMean
+from services.trainer.rows import Packing
+
+MismatchCorrection: TypeAlias = Literal["off", "token", "sequence"]
+"""Whether losses are corrected for the mismatch of engine and trainer, and if, by tokens or by responses."""
 
 
 class SearchSettings(BaseModel):
@@ -137,19 +142,44 @@ class TrainerSettings(ServiceSettings):
         default=1, ge=1, description="optimizer updates a step, each on an equal share of the prompts"
     )
     advantage: AdvantageName = Field(default="treerl", description="how leaf rewards become weights of segments")
+    advantage_normalization: Normalization = Field(
+        default="none",
+        description="batch_std divides weights by their standard deviation over the tokens of the step's responses",
+    )
+    loss_mean: LossMean = Field(
+        default="token",
+        description="the loss is a mean over a minibatch's tokens, or over its responses and the tokens within each",
+    )
     clip_low: float = Field(default=0.8, gt=0, le=1, description="importance ratios below count as this")
     clip_high: float = Field(
         default=1.26, ge=1, description="importance ratios above count as this (clip-higher, DAPO)"
     )
+    kl_coefficient: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of KL(policy || model that the run started from); 0 keeps no second model",
+    )
+    mismatch_correction: MismatchCorrection = Field(
+        default="off",
+        description="importance sampling from engine to trainer: token caps each token's ratio, sequence leaves out "
+        "responses whose ratio is beyond the cap or its inverse",
+    )
+    mismatch_ratio_cap: float = Field(default=2.0, gt=1, description="largest ratio that the correction lets stand")
     learning_rate: float = Field(default=1.5e-6, gt=0, description="AdamW's learning rate, constant")
     adam_betas: tuple[float, float] = Field(default=(0.9, 0.95), description="AdamW's decay rates of the two moments")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's decoupled weight decay")
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are scaled down to this norm")
 
+    packing: Packing = Field(
+        default="tree",
+        description="tree computes a token that responses share once; flat computes every response by itself",
+    )
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of weights and activations")
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="what DeepSpeed shards over the processes (ZeRO)")
     microbatch_tokens: int = Field(
-        default=8192, ge=1, description="padded tokens of one forward pass; a longer response gets a pass of its own"
+        default=8192,
+        ge=1,
+        description="tokens of one forward pass, padding included; a longer response or chain gets a pass of its own",
     )
     threads: int = Field(default=0, ge=0, description="CPU threads of torch; 0 leaves the choice to torch")
 

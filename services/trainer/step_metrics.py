@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-import torch
-
 from services.common.tree import Tree
 from services.trainer.advantages import leaf_rewards
-from services.trainer.loss import TokenScores
+from services.trainer.loss import TokenScores, k3, response_mean
 from services.trainer.mismatch import Mismatch
+from services.trainer.packing import Microbatch
 from services.trainer.policy import UpdateResult
 from services.trainer.records import StepMetrics
 from services.trainer.rollouts import Rollout, decoded_tokens
@@ -31,6 +30,7 @@ class StepTimes:
 def step_metrics(
     step: int,
     rollout: Rollout,
+    microbatches: Sequence[Microbatch],
     scores: Sequence[TokenScores],
     mismatch: Mismatch,
     updates: Sequence[UpdateResult],
@@ -49,7 +49,7 @@ def step_metrics(
         loss=fmean(update.loss for update in updates),
         grad_norm=fmean(update.grad_norm for update in updates),
         clip_fraction=fmean(update.clip_fraction for update in updates),
-        entropy=float(torch.cat([score.entropy_n for score in scores]).mean()),
+        entropy=response_mean(microbatches, [score.entropy_n for score in scores]),
         mismatch_kl=mismatch.kl,
         mismatch_mean_abs_logprob_diff=mismatch.mean_abs,
         staleness=step - 1 - _oldest_version(trees),
@@ -66,7 +66,18 @@ def step_metrics(
         queue_prompts=rollout.queue_prompts,
         queue_trees=rollout.queue_trees,
         unix_time_s=times.unix_time_s,
+        reference_kl=_reference_kl(microbatches, scores),
+        corrected_fraction=fmean(update.corrected_fraction for update in updates),
     )
+
+
+def _reference_kl(microbatches: Sequence[Microbatch], scores: Sequence[TokenScores]) -> float:
+    estimates = [
+        k3(score.reference_logprob_n, score.policy_logprob_n)
+        for score in scores
+        if score.reference_logprob_n is not None
+    ]
+    return response_mean(microbatches, estimates) if estimates else 0.0
 
 
 def _oldest_version(trees: Sequence[Tree]) -> int:

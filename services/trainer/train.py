@@ -7,11 +7,12 @@ import time
 from itertools import chain
 
 from services.common.errors import UnavailableError
-from services.trainer.advantages import weigh_segments
+from services.trainer.advantages import normalize, weigh_tree
 from services.trainer.evaluation import evaluate, evaluation_requests
 from services.trainer.mismatch import check_mismatch, measure_mismatch
-from services.trainer.packing import pack, split_by_prompt, tree_rows
+from services.trainer.packing import pack, split_by_prompt
 from services.trainer.rollouts import step_requests
+from services.trainer.rows import tree_rows
 from services.trainer.step_metrics import StepTimes, step_metrics
 from services.trainer.training_run import TrainingRun
 from services.trainer.weights import path_sequences, prompt_sequences
@@ -45,16 +46,18 @@ async def train_step(run: TrainingRun, step: int) -> None:
     rollout = await run.rollouts.collect(requests)
     collected = time.perf_counter()
 
-    weighted = [weigh_segments(tree, settings.advantage) for tree in rollout.trees]
-    rows = [tree_rows(tree, pieces) for tree, pieces in zip(rollout.trees, weighted, strict=True)]
+    weighted = [weigh_tree(tree, settings.advantage) for tree in rollout.trees]
+    weighted = normalize(weighted, settings.advantage_normalization)
+    packing = run.policy.packing
+    rows = [tree_rows(tree, packing) for tree in weighted]
     dealt = split_by_prompt(rows, settings.minibatches, seed=f"minibatches of step {step} under seed {settings.seed}")
-    minibatches = [pack(minibatch, settings.microbatch_tokens) for minibatch in dealt]
+    minibatches = [pack(minibatch, packing, settings.microbatch_tokens, settings.loss_mean) for minibatch in dealt]
     if not minibatches:
         raise UnavailableError(f"no leaf of step {step} got a verdict; check that the verifier's graders work")
 
     scores = [await run.thread.run(run.policy.score, minibatch) for minibatch in minibatches]
-    all_scores = list(chain.from_iterable(scores))
-    mismatch = measure_mismatch(list(chain.from_iterable(minibatches)), all_scores)
+    measured = list(chain.from_iterable(minibatches)), list(chain.from_iterable(scores))
+    mismatch = measure_mismatch(*measured)
     earlier = [metrics.mismatch_mean_abs_logprob_diff for metrics in run.log.steps]
     check_mismatch(mismatch, earlier, settings.mismatch_multiple, settings.samplers)
     updates = [
@@ -65,8 +68,8 @@ async def train_step(run: TrainingRun, step: int) -> None:
 
     reload = await run.publish(step, path_sequences(rollout.trees))
     times = StepTimes(began, collected, trained, published=time.perf_counter(), unix_time_s=time.time())
-    metrics = step_metrics(step, rollout, all_scores, mismatch, updates, reload, times)
-    await run.log.append_step(metrics, rollout.trees, weighted)
+    metrics = step_metrics(step, rollout, *measured, mismatch, updates, reload, times)
+    await run.log.append_step(metrics, weighted)
     run.control.step = step
 
 

@@ -75,7 +75,7 @@ def test_a_busy_port(command: str, config: Path, treerl_fails: Treerl) -> None:
 
 
 def test_an_unknown_method(treerl_fails: Treerl) -> None:
-    treerl_fails("demo", "--method", "magic", because=["'magic' is not one of 'treerl', 'chainrl'"])
+    treerl_fails("demo", "--method", "magic", because=["'magic' is not one of 'treerl', 'chainrl', 'grpo', 'dapo'"])
 
 
 def test_a_config_that_is_not_there(treerl_fails: Treerl) -> None:

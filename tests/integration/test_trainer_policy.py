@@ -1,19 +1,24 @@
 """The policy in a real DeepSpeed engine, against plain PyTorch."""
 
 import random
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MambaConfig
 
 from services.common.errors import CheckpointError, ConfigurationError
 from services.common.settings import load_settings
-from services.trainer.packing import Row, pack
+from services.common.verdict import Outcome, Verdict
+from services.trainer.advantages import WeightedTree, weigh_tree
+from services.trainer.packing import LossMean, pack
 from services.trainer.policy import Policy, UpdateResult
+from services.trainer.rows import Packing, Row, tree_rows
 from services.trainer.settings import TrainerSettings
+from tests.builders import random_tree
 from tests.integration.fake_sampler import VOCABULARY, write_tiny_model
 
 # DeepSpeed and torch.distributed use parts of torch that torch has deprecated.
@@ -33,16 +38,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def minibatches() -> list[list[Row]]:
+def minibatches() -> list[list[WeightedTree]]:
+    """Two minibatches; one tree of each teaches nothing, because all its leaves are right."""
     rng = random.Random(0)
-
-    def row(silent: bool) -> Row:
-        length = rng.randrange(2, 12)
-        token_ids = tuple(rng.randrange(VOCABULARY) for _ in range(4 + length))
-        weights = tuple(0.0 if silent else rng.uniform(-1, 1) for _ in range(length))
-        return Row(token_ids, weights, (-1.0,) * length)
-
-    return [[row(silent=i % 4 == 0) for i in range(12)] for _ in range(2)]
+    step = [random_tree(rng, VOCABULARY, forks) for forks in (0, 2, 3, 0, 2, 3)]
+    for silent in (1, 4):
+        step[silent] = step[silent].with_verdicts([Verdict(Outcome.CORRECT, "", 0.0)] * len(step[silent].branches))
+    weighted = [weigh_tree(tree, "treerl") for tree in step]
+    return [weighted[:3], weighted[3:]]
 
 
 def make_policy(model: Path, **changes: Any) -> Policy:
@@ -58,8 +61,11 @@ def make_policy(model: Path, **changes: Any) -> Policy:
     return Policy(load_settings(TrainerSettings, **values | changes))
 
 
-def train(policy: Policy, minibatches: list[list[Row]], token_budget: int) -> list[UpdateResult]:
-    packed = [pack(rows, token_budget) for rows in minibatches]
+def train(
+    policy: Policy, minibatches: list[list[WeightedTree]], token_budget: int, mean: LossMean = "token"
+) -> list[UpdateResult]:
+    rows = [[row for tree in trees for row in tree_rows(tree, policy.packing)] for trees in minibatches]
+    packed = [pack(of_minibatch, policy.packing, token_budget, mean) for of_minibatch in rows]
     scores = [policy.score(batches) for batches in packed]
     return [policy.update(batches, old) for batches, old in zip(packed, scores, strict=True)]
 
@@ -70,53 +76,113 @@ def weights(policy: Policy, folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def train_plainly(model: Path, minibatches: list[list[Row]]) -> tuple[dict[str, torch.Tensor], list[float]]:
-    """The same updates one row at a time in plain PyTorch; also gives the gradient norms."""
+def train_plainly(
+    model: Path, minibatches: list[list[WeightedTree]], mean: LossMean = "token", kl_coefficient: float = 0.0
+) -> tuple[dict[str, torch.Tensor], list[UpdateResult]]:
+    """The same updates one response at a time in plain PyTorch."""
     module: Any = AutoModelForCausalLM.from_pretrained(model)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0)
+    rows_of_minibatches = [[row for tree in trees for row in tree_rows(tree, "flat")] for trees in minibatches]
 
     def logprobs(row: Row) -> torch.Tensor:
-        ids = torch.tensor([row.token_ids])
+        ids = torch.tensor([[*row.prompt_token_ids, *row.token_ids_n]])
         logprob_sv = (module(ids).logits[0, :-1] / TEMPERATURE).log_softmax(-1)
-        return logprob_sv.gather(-1, ids[0, 1:, None])[-len(row.weights) :, 0]
+        return logprob_sv.gather(-1, ids[0, 1:, None])[-len(row.weight_n) :, 0]
 
     with torch.no_grad():
-        old = [[logprobs(row) for row in rows] for rows in minibatches]
-    norms = []
-    for rows, old_of_rows in zip(minibatches, old, strict=True):
-        tokens = sum(len(row.weights) for row in rows)
-        loss = torch.zeros(())
+        old = [[logprobs(row) for row in rows] for rows in rows_of_minibatches]
+    results = []
+    for rows, old_of_rows in zip(rows_of_minibatches, old, strict=True):
+        tokens = sum(len(row.weight_n) for row in rows)
+        loss, clipped = torch.zeros(()), 0
         for row, old_logprob_n in zip(rows, old_of_rows, strict=True):
-            ratio_n, weight_n = (logprobs(row) - old_logprob_n).exp(), torch.tensor(row.weights)
-            clipped_n = ratio_n.clamp(CLIP_LOW, CLIP_HIGH)
-            loss = loss - torch.minimum(ratio_n * weight_n, clipped_n * weight_n).sum() / tokens
+            new_logprob_n, weight_n = logprobs(row), torch.from_numpy(row.weight_n)
+            ratio_n = (new_logprob_n - old_logprob_n).exp()
+            free_n, clipped_n = ratio_n * weight_n, ratio_n.clamp(CLIP_LOW, CLIP_HIGH) * weight_n
+            divisor = tokens if mean == "token" else len(rows) * len(row.weight_n)
+            # the scores before the first update are the reference's, because the run starts from it
+            kl_n = (old_logprob_n - new_logprob_n).exp() - 1 - (old_logprob_n - new_logprob_n)
+            loss = loss + (kl_coefficient * kl_n - torch.minimum(free_n, clipped_n)).sum() / divisor
+            clipped += int((clipped_n < free_n).sum())
         optimizer.zero_grad()
         loss.backward()
-        norms.append(torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0).item())
+        norm = torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0).item()
         optimizer.step()
-    return {name: p.detach() for name, p in module.named_parameters()}, norms
+        results.append(UpdateResult(loss.item(), norm, clipped / tokens, 0.0))
+    return {name: p.detach() for name, p in module.named_parameters()}, results
 
 
-@pytest.mark.parametrize("token_budget", [1, 64, 10_000])
-@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
-def test_updates_equal_plain_pytorch(
-    model: Path, minibatches: list[list[Row]], tmp_path: Path, zero_stage: int, token_budget: int
+def assert_alike(
+    found: tuple[dict[str, torch.Tensor], list[UpdateResult]],
+    expected: tuple[dict[str, torch.Tensor], list[UpdateResult]],
 ) -> None:
-    expected, norms = train_plainly(model, minibatches)
+    for ours, plain in zip(found[1], expected[1], strict=True):
+        assert asdict(ours) == pytest.approx(asdict(plain), rel=1e-4, abs=1e-6)
+    assert found[0].keys() == expected[0].keys()  # tied weights are written once
+    for name, tensor in expected[0].items():
+        torch.testing.assert_close(found[0][name], tensor, rtol=0, atol=1e-4, msg=name)
 
-    policy = make_policy(model, zero_stage=zero_stage)
+
+@pytest.mark.parametrize("packing", ["tree", "flat"])
+@pytest.mark.parametrize(("zero_stage", "token_budget"), [(0, 1), (0, 10_000), (0, 64), (1, 64), (2, 64), (3, 64)])
+def test_updates_equal_plain_pytorch(
+    model: Path,
+    minibatches: list[list[WeightedTree]],
+    tmp_path: Path,
+    zero_stage: int,
+    token_budget: int,
+    packing: Packing,
+) -> None:
+    policy = make_policy(model, zero_stage=zero_stage, packing=packing)
     results = train(policy, minibatches, token_budget)
 
-    assert [result.grad_norm for result in results] == pytest.approx(norms, rel=1e-4)
-    found = weights(policy, tmp_path / "found")
-    assert found.keys() == expected.keys()  # tied weights are written once
-    for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-4, msg=name)
+    assert policy.packing == packing
+    assert_alike((weights(policy, tmp_path / "found"), results), train_plainly(model, minibatches))
+
+
+@pytest.mark.parametrize("packing", ["tree", "flat"])
+def test_a_mean_over_responses_equals_plain_pytorch(
+    model: Path, minibatches: list[list[WeightedTree]], tmp_path: Path, packing: Packing
+) -> None:
+    policy = make_policy(model, packing=packing)
+    results = train(policy, minibatches, 64, "sequence")
+
+    assert_alike((weights(policy, tmp_path / "found"), results), train_plainly(model, minibatches, "sequence"))
+
+
+@pytest.mark.parametrize(("packing", "zero_stage"), [("tree", 0), ("tree", 3), ("flat", 0)])
+def test_a_penalty_for_leaving_the_reference_equals_plain_pytorch(
+    model: Path, minibatches: list[list[WeightedTree]], tmp_path: Path, packing: Packing, zero_stage: int
+) -> None:
+    policy = make_policy(model, packing=packing, zero_stage=zero_stage, kl_coefficient=5.0)
+    results = train(policy, minibatches, 64)
+
+    expected = train_plainly(model, minibatches, kl_coefficient=5.0)
+    assert_alike((weights(policy, tmp_path / "found"), results), expected)
+    assert expected[1][1].grad_norm != pytest.approx(train_plainly(model, minibatches)[1][1].grad_norm, rel=1e-2)
+
+
+@pytest.mark.parametrize("kl_coefficient", [0.0, 0.1])
+def test_a_reference_is_kept_only_where_it_is_needed(
+    model: Path, minibatches: list[list[WeightedTree]], kl_coefficient: float
+) -> None:
+    policy = make_policy(model, kl_coefficient=kl_coefficient)
+    batches = pack(tree_rows(minibatches[0][0], "tree"), "tree", 1000, "token")
+
+    first = policy.score(batches)
+    policy.update(batches, first)
+    (second,) = policy.score(batches)
+
+    if kl_coefficient:
+        assert second.reference_logprob_n is not None
+        torch.testing.assert_close(second.reference_logprob_n, first[0].policy_logprob_n)
+    else:
+        assert second.reference_logprob_n is None
 
 
 @pytest.mark.parametrize("zero_stage", [0, 3])
 def test_training_goes_on_from_a_checkpoint(
-    model: Path, minibatches: list[list[Row]], tmp_path: Path, zero_stage: int
+    model: Path, minibatches: list[list[WeightedTree]], tmp_path: Path, zero_stage: int
 ) -> None:
     policy = make_policy(model, zero_stage=zero_stage)
     train(policy, minibatches, 64)
@@ -147,7 +213,7 @@ def test_a_checkpoint_of_another_zero_stage_is_refused(model: Path, tmp_path: Pa
         make_policy(model, zero_stage=loaded).load(tmp_path)
 
 
-def test_bf16_trains_and_publishes_bf16(model: Path, minibatches: list[list[Row]], tmp_path: Path) -> None:
+def test_bf16_trains_and_publishes_bf16(model: Path, minibatches: list[list[WeightedTree]], tmp_path: Path) -> None:
     policy = make_policy(model, precision="bf16")
 
     results = train(policy, minibatches, 64)
@@ -156,13 +222,15 @@ def test_bf16_trains_and_publishes_bf16(model: Path, minibatches: list[list[Row]
     assert {tensor.dtype for tensor in weights(policy, tmp_path / "found").values()} == {torch.bfloat16}
 
 
-def test_a_minibatch_without_weight_takes_no_step(model: Path, tmp_path: Path) -> None:
+def test_a_minibatch_without_weight_takes_no_step(
+    model: Path, minibatches: list[list[WeightedTree]], tmp_path: Path
+) -> None:
     policy = make_policy(model)
     before = weights(policy, tmp_path / "before")
 
-    (result,) = train(policy, [[Row((1, 2, 3), (0.0, 0.0), (-1.0, -1.0))]], 64)
+    (result,) = train(policy, [[minibatches[0][1]]], 64)
 
-    assert result == UpdateResult(0.0, 0.0, 0.0)
+    assert result == UpdateResult(0.0, 0.0, 0.0, 0.0)
     after = weights(policy, tmp_path / "after")
     assert all(torch.equal(after[name], before[name]) for name in before)
 
@@ -177,6 +245,20 @@ def test_sequence_logprobs_are_the_models(model: Path) -> None:
         ids = torch.tensor([token_ids])
         expected = module(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
         assert logprobs == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_a_model_that_cannot_pack_trains_on_single_responses_and_says_so(
+    minibatches: list[list[WeightedTree]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, state_size=4)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+
+    policy = make_policy(tmp_path)
+    results = train(policy, minibatches, 64)
+
+    assert policy.packing == "flat"
+    assert "trains on single responses, not on packed trees" in capsys.readouterr().out
+    assert all(result.grad_norm > 0 for result in results)
 
 
 def test_a_missing_or_broken_model_is_one_clear_line(tmp_path: Path) -> None:

@@ -118,6 +118,26 @@ async def test_a_run_trains_evaluates_and_publishes(make_settings: MakeSettings,
     ]
 
 
+@pytest.mark.parametrize("packing", ["tree", "flat"])
+async def test_every_part_of_the_loss_can_be_set(make_settings: MakeSettings, packing: str) -> None:
+    settings = make_settings(
+        steps=2,
+        heldout_data=None,
+        packing=packing,
+        advantage="treerl-official",
+        advantage_normalization="batch_std",
+        loss_mean="sequence",
+        kl_coefficient=0.1,
+        mismatch_correction="sequence",
+    )
+
+    await run_to_end(settings)
+
+    first, second = rows(settings.output_dir / "metrics.jsonl")
+    assert first["reference_kl"] == 0 < second["reference_kl"]
+    assert first["corrected_fraction"] == second["corrected_fraction"] == 0  # the engine is the trainer's model
+
+
 async def test_a_cancelled_run_goes_on_as_if_nothing_had_happened(
     make_settings: MakeSettings, sampler: FakeSampler, tmp_path: Path
 ) -> None:

@@ -86,15 +86,23 @@ def test_the_effective_configuration_is_kept_in_the_run_folder(document: dict[st
 
 
 @pytest.mark.parametrize("method", Method)
-def test_both_methods_fit_the_trainer(method: Method, document: dict[str, Any], tmp_path: Path) -> None:
+def test_every_method_fits_the_trainer(method: Method, document: dict[str, Any], tmp_path: Path) -> None:
     run = tmp_path / "run"
     plan_of(merged(document, {"trainer": TRAINER_CHANGES[method]}), run)
     settings = load_settings(TrainerSettings, run / "config.toml", samplers=("127.0.0.1:1",))
-    search = settings.search.parameters()
-    assert (search.max_leaves, settings.advantage) == {
-        Method.TREERL: (30, "treerl"),
-        Method.CHAINRL: (CHAINS_OF_EQUAL_TOKENS, "rloo"),
-    }[method]
+    found = (
+        *(settings.search.parameters().max_leaves, settings.advantage, settings.loss_mean),
+        *(settings.clip_high, settings.kl_coefficient),
+    )
+    assert (
+        found
+        == {
+            Method.TREERL: (30, "treerl", "token", 1.26, 0.0),
+            Method.CHAINRL: (CHAINS_OF_EQUAL_TOKENS, "rloo", "token", 1.26, 0.0),
+            Method.GRPO: (CHAINS_OF_EQUAL_TOKENS, "grpo", "sequence", 1.2, 0.04),
+            Method.DAPO: (CHAINS_OF_EQUAL_TOKENS, "grpo", "token", 1.28, 0.0),
+        }[method]
+    )
 
 
 def test_a_configured_port_that_is_busy_is_named(document: dict[str, Any], tmp_path: Path) -> None:

@@ -1,0 +1,63 @@
+"""The Hugging Face model of a policy: loading it, and its logits where they are wanted."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from services.common.errors import ConfigurationError
+from services.trainer.packing import Microbatch
+from services.trainer.tree_attention import TreeAttention
+
+
+class TargetLogits(nn.Module):
+    """The model, with its language-model head applied only where a target's logits are wanted."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, token_ids_rs: Tensor, source_n: Tensor, tree_attention: TreeAttention | None = None) -> Tensor:
+        """Logits (n, v) at flattened positions of the rows (r, s)."""
+        of_tree = (
+            {}
+            if tree_attention is None
+            else {"position_ids": tree_attention.position_s[None], "tree_attention": tree_attention}
+        )
+        hidden_rsh = self.model.base_model(input_ids=token_ids_rs, use_cache=False, **of_tree).last_hidden_state
+        head: nn.Module = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        logits_nv: Tensor = head(hidden_rsh.flatten(0, 1)[source_n])
+        return logits_nv
+
+
+def target_logits(model: Callable[..., Tensor], batch: Microbatch, device: torch.device) -> Tensor:
+    """Logits (n, v) of a microbatch's targets.
+
+    Args:
+        model: a `TargetLogits`, or what wraps it.
+        batch: to compute.
+        device: where the model is.
+    """
+    token_ids_rs = torch.from_numpy(batch.token_ids_rs).to(device)
+    source_n = torch.from_numpy(batch.source_n).to(device)
+    return model(token_ids_rs, source_n, None if batch.layout is None else TreeAttention(batch.layout, device))
+
+
+def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """Load a model folder.
+
+    Raises:
+        ConfigurationError: it is missing or cannot be loaded.
+    """
+    if not (folder / "config.json").is_file():
+        raise ConfigurationError(f"model folder {folder} has no config.json; expected a Hugging Face model folder")
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    except (OSError, ValueError) as error:
+        first_line = str(error).partition("\n")[0]
+        raise ConfigurationError(f"cannot load the model in {folder}: {first_line}") from error
+    return model
