@@ -7,6 +7,10 @@ run to the token budget, so that all three decode responses of one length):
 * trees from stream to stream: requests on the prompts stream of a real Valkey server, trees on the trees stream;
 * the authors' schedule: one prompt at a time, all chains first, then all forks.
 
+A branch of a tree decodes about half as many tokens as a chain and costs the engine as much to begin, so the first two
+draw closer with longer responses: they are compared at two lengths. How trees share the engine is measured from 1 to 64
+at once, and the pause of a reload against the time in which one training step's trees are sampled.
+
 Not measured: the authors' cache block size (their schedule gets ours), long contexts, GPUs.
 """
 
@@ -18,6 +22,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -48,12 +53,33 @@ ResultT = TypeVar("ResultT")
 ROUNDS = 5
 TREES_A_ROUND = 32
 TREES_A_ROUND_OF_AUTHORS = 4
+TREES_A_STEP = 16
+TREES_AT_ONCE = (1, 4, 16, 64)
+RESPONSE_TOKENS = 96
+SHORT_RESPONSE_TOKENS = 32
 SEARCH = SearchParameters(chains=6, forks=2, rounds=1, branches=2)
-SAMPLING = SamplingParameters(temperature=1.2, top_p=0.95, max_tokens=48, seed=0)
+
+SearchAll = Callable[[Sequence[TreeRequest]], Awaitable[list[Tree]]]
+"""Puts requests on the prompts stream and waits for their trees."""
+
+
+@dataclass
+class Rates:
+    """What the rounds measured, all of it a second."""
+
+    limit_tokens: list[float] = field(default_factory=list)
+    tree_tokens: list[float] = field(default_factory=list)
+    tree_leaves: list[float] = field(default_factory=list)
+
+    def add(self, limit_tokens: float, trees: Sequence[Tree], seconds: float) -> None:
+        """Add a round."""
+        self.limit_tokens.append(limit_tokens)
+        self.tree_tokens.append(_decoded(trees) / seconds)
+        self.tree_leaves.append(sum(len(tree.branches) for tree in trees) / seconds)
 
 
 async def measure() -> dict[str, float]:
-    """Run the benchmark, about two minutes on two cores.
+    """Run the benchmark, about five minutes on two cores.
 
     Returns:
         Rates a second, their ratios (medians over rounds), tokens of a fork's prefix that were computed again, and the
@@ -63,35 +89,49 @@ async def measure() -> dict[str, float]:
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory() as scratch:
         async with _sampler(Path(scratch)) as (engine, prompts, weights, settings):
-            requests = _requests()
-            limits, tree_rates, leaf_rates, author_rates = [], [], [], []
+            long, short = _requests(RESPONSE_TOKENS), _requests(SHORT_RESPONSE_TOKENS)
+            rates, short_rates = Rates(), Rates()
+            author_leaves: list[float] = []
+            growth: dict[int, list[float]] = {count: [] for count in TREES_AT_ONCE}
+            step_s: list[float] = []
             prefilled: list[int] = []
             async with _streams(Path(scratch), engine, prompts, weights, settings) as search_all:
+                await search_all(_take(short, TREES_A_STEP))  # the first requests of an engine are slow
                 for _ in track(range(ROUNDS), "sampler", console=console, disable=not console.is_terminal):
-                    limits.append(await _limit(engine, prompts, itertools.islice(requests, TREES_A_ROUND)))
-                    trees, seconds = await _timed(search_all(list(itertools.islice(requests, TREES_A_ROUND))))
-                    tree_rates.append(sum(len(b.token_ids) for tree in trees for b in tree.branches) / seconds)
-                    leaf_rates.append(sum(len(tree.branches) for tree in trees) / seconds)
-                    prefilled += [
-                        b.prefilled_tokens for tree in trees for b in tree.branches if b.parent_id is not None
-                    ]
-                    few = list(itertools.islice(requests, TREES_A_ROUND_OF_AUTHORS))
-                    leaves, seconds = await _timed(_authors(engine, prompts, few))
-                    author_rates.append(leaves / seconds)
-            tokens = prompts.encode(next(requests).problem.prompt)
+                    limit = await _limit(engine, prompts, _take(long, TREES_A_ROUND))
+                    trees, seconds = await _timed(search_all(_take(long, TREES_A_ROUND)))
+                    rates.add(limit, trees, seconds)
+                    prefilled += [b.prefilled_tokens for t in trees for b in t.branches if b.parent_id is not None]
+                    leaves, seconds = await _timed(_authors(engine, prompts, _take(long, TREES_A_ROUND_OF_AUTHORS)))
+                    author_leaves.append(leaves / seconds)
+                    limit = await _limit(engine, prompts, _take(short, TREES_A_ROUND))
+                    trees, seconds = await _timed(search_all(_take(short, TREES_A_ROUND)))
+                    short_rates.add(limit, trees, seconds)
+                    for count in TREES_AT_ONCE:
+                        trees, seconds = await _timed(search_all(_take(short, count)))
+                        growth[count].append(_decoded(trees) / seconds)
+                        if count == TREES_A_STEP:
+                            step_s.append(seconds)
+            tokens = prompts.encode("Start", SHORT_RESPONSE_TOKENS)
             canary = Canary(tokens, await engine.score(tokens))
             pauses = await _reload_pauses(weights, canary, settings, Path(scratch) / "published")
+    pause_p95 = statistics.quantiles(pauses, n=20)[-1]
     return {
-        "engine_limit_tokens_per_s": statistics.median(limits),
-        "tree_tokens_per_s": statistics.median(tree_rates),
-        "tree_tokens_per_s_over_engine_limit": _median_ratio(tree_rates, limits),
-        "tree_leaves_per_s": statistics.median(leaf_rates),
-        "author_schedule_leaves_per_s": statistics.median(author_rates),
-        "tree_leaves_per_s_over_author_schedule": _median_ratio(leaf_rates, author_rates),
+        "engine_limit_tokens_per_s": statistics.median(rates.limit_tokens),
+        "tree_tokens_per_s": statistics.median(rates.tree_tokens),
+        "tree_tokens_per_s_over_engine_limit": _median_ratio(rates.tree_tokens, rates.limit_tokens),
+        "tree_tokens_per_s_over_engine_limit_short_responses": _median_ratio(
+            short_rates.tree_tokens, short_rates.limit_tokens
+        ),
+        "tree_leaves_per_s": statistics.median(rates.tree_leaves),
+        "author_schedule_leaves_per_s": statistics.median(author_leaves),
+        "tree_leaves_per_s_over_author_schedule": _median_ratio(rates.tree_leaves, author_leaves),
+        **{f"tree_tokens_per_s_{count}_at_once": statistics.median(of_count) for count, of_count in growth.items()},
         "reprefilled_tokens_per_fork_p50": statistics.median(prefilled),
         "reprefilled_tokens_per_fork_p95": statistics.quantiles(prefilled, n=20)[-1],
         "reload_pause_s_p50": statistics.median(pauses),
-        "reload_pause_s_p95": statistics.quantiles(pauses, n=20)[-1],
+        "reload_pause_s_p95": pause_p95,
+        "reload_pause_over_step_time": pause_p95 / statistics.median(step_s),
     }
 
 
@@ -100,7 +140,7 @@ async def _sampler(scratch: Path) -> AsyncIterator[tuple[VllmEngine, PromptCodec
     tokenizer = build_tokenizer()
     build_policy(tokenizer, seed=0).save_pretrained(scratch / "policy")
     tokenizer.save_pretrained(scratch / "policy")
-    settings = SamplerSettings(model=scratch / "policy", max_model_tokens=128, trees_in_flight=TREES_A_ROUND)
+    settings = SamplerSettings(model=scratch / "policy", max_model_tokens=192, trees_in_flight=max(TREES_AT_ONCE))
     engine = await VllmEngine.start(settings, settings.model, policy_version=0)
     try:
         weights = ServedWeights(engine, unpublished(settings.model), settings.canary_tolerance_nats)
@@ -112,7 +152,7 @@ async def _sampler(scratch: Path) -> AsyncIterator[tuple[VllmEngine, PromptCodec
 @asynccontextmanager
 async def _streams(
     scratch: Path, engine: Engine, prompts: PromptCodec, weights: ServedWeights, settings: SamplerSettings
-) -> AsyncIterator[Callable[[Sequence[TreeRequest]], Awaitable[list[Tree]]]]:
+) -> AsyncIterator[SearchAll]:
     """A sampler's worker on a real server; gives a function that puts requests in and waits for their trees."""
     with ValkeyServer(data_dir=scratch) as server:
         redis = await connect(f"redis://127.0.0.1:{server.port}/0")
@@ -141,23 +181,33 @@ async def _streams(
             await redis.aclose()
 
 
-def _requests() -> Iterator[TreeRequest]:
-    """Requests without end, each with a prompt of its own."""
+def _requests(response_tokens: int) -> Iterator[TreeRequest]:
+    """Requests without end, each with a prompt of its own; two iterators share none of their prompts or ids."""
+    sampling = SamplingParameters(temperature=1.2, top_p=0.95, max_tokens=response_tokens, seed=0)
     for number in itertools.count():
-        problem = Problem(f"p{number}", Domain.MATH, f"Start with {number} and add {number + 7}:\n", answer="0")
-        yield TreeRequest(f"tree-{number}", problem, SEARCH, SAMPLING)
+        prompt = f"Start with {number} and add {number + response_tokens}:\n"
+        problem = Problem(f"p{number}", Domain.MATH, prompt, answer="0")
+        yield TreeRequest(f"tree-{response_tokens}-{number}", problem, SEARCH, sampling)
 
 
-async def _limit(engine: Engine, prompts: PromptCodec, requests: Iterator[TreeRequest]) -> float:
-    """Tokens a second of as many independent chains as the trees have leaves, all in flight."""
+def _take(requests: Iterator[TreeRequest], count: int) -> list[TreeRequest]:
+    return list(itertools.islice(requests, count))
+
+
+def _decoded(trees: Sequence[Tree]) -> int:
+    return sum(len(branch.token_ids) for tree in trees for branch in tree.branches)
+
+
+async def _limit(engine: Engine, prompts: PromptCodec, requests: Sequence[TreeRequest]) -> float:
+    """Tokens a second of as many independent chains as the trees have leaves, all in flight, drawn without a seed."""
     asked = [
         CompletionRequest(
-            prompts.encode(r.problem.prompt, SAMPLING.max_tokens),
-            SAMPLING.temperature,
-            SAMPLING.top_p,
-            SAMPLING.max_tokens,
+            prompts.encode(request.problem.prompt, request.sampling.max_tokens),
+            request.sampling.temperature,
+            request.sampling.top_p,
+            request.sampling.max_tokens,
         )
-        for r in requests
+        for request in requests
         for _ in range(SEARCH.max_leaves)
     ]
     completions, seconds = await _timed(asyncio.gather(*(engine.complete(request) for request in asked)))

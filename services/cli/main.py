@@ -205,7 +205,7 @@ def bench(
     target: Annotated[Target, typer.Argument(help="Service to measure, or pass-rate: trees against chains.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure a service on this machine (two minutes), or trees against chains at equal tokens (about ten)."""
+    """Measure a service on this machine (a few minutes), or trees against chains at equal tokens (about ten)."""
     run_to_end(run_bench(target, as_json=as_json))
 
 

@@ -66,7 +66,7 @@ class VllmEngine:
         engine = cls(llm, settings.max_model_tokens, settings.data_parallel)
         try:
             await engine._begin_tenure(policy_version)
-            engine._two_logprobs = all(await llm.collective_rpc("return_two_logprobs"))
+            engine._two_logprobs = all(await llm.collective_rpc("extend_sampler"))
             await engine._load_adapters(adapters)
             await engine.resume()
         except BaseException:

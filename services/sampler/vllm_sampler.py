@@ -11,12 +11,14 @@ Not covered: vLLM's second model runner, which it prefers where Triton is instal
 from typing import Any
 
 import torch
+from vllm.platforms import current_platform
 from vllm.v1.outputs import SamplerOutput
 from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 from vllm.v1.sample.sampler import Sampler
 
 from services.sampler.vllm_completion import SAMPLING_LOGPROB
+from services.sampler.vllm_draws import PreparedDraws
 
 GREEDY_BELOW = 1e-5
 """Temperatures below this are greedy draws in vLLM."""
@@ -86,5 +88,8 @@ def install(model_runner: Any) -> bool:
     """Replace a model runner's sampler; False where it is not one that can be extended."""
     if not isinstance(model_runner.sampler, Sampler):
         return False
-    model_runner.sampler = TwoLogprobsSampler(model_runner.sampler)
+    sampler = TwoLogprobsSampler(model_runner.sampler)
+    if current_platform.is_cpu():
+        sampler.topk_topp_sampler = PreparedDraws(sampler.topk_topp_sampler)
+    model_runner.sampler = sampler
     return True

@@ -10,7 +10,7 @@ class WeightReload:
         model_runner: Any
         reload_weights: Any
 
-    def return_two_logprobs(self) -> bool:
+    def extend_sampler(self) -> bool:
         """See `vllm_sampler.install`."""
         from services.sampler.vllm_sampler import install
 
