@@ -89,7 +89,7 @@ class ServedWeights:
             CheckpointError: the folder is unfinished, damaged, of another model, not the one that was announced, or
                 the engine cannot read it.
             CanaryError: with these weights the engine computes something else than the trainer.
-            UnavailableError: another load is under way, or the engine died.
+            UnavailableError: another load is under way, the engine died, or the weights are lost.
         """
         if self._loading is not None and not self._loading.done():
             raise UnavailableError("another checkpoint is being loaded; try again when it is done")
@@ -125,19 +125,22 @@ class ServedWeights:
         before = await self._provable(self.now, weights.canaries)
         started = time.perf_counter()
         await self._engine.pause(in_flight)
-        self.intact = False
+        proven = False
         try:
             await self._engine.replace_weights(weights.folder, weights.policy_version)
             largest = await self.prove(weights)
-            self.now, self.intact = weights, True
+            self.now, proven = weights, True
         except CheckpointError as failure:
             if isinstance(failure, CanaryError):
                 await self._trust(False)
             await self._bring_back(before, failure)
+            proven = True
             raise
         finally:
-            if self.intact:
+            if proven:
                 await self._engine.resume()
+            else:
+                self.intact = False
         return Loaded(weights.policy_version, weights.checksum, largest, time.perf_counter() - started)
 
     async def _bring_back(self, before: PublishedWeights, failure: CheckpointError) -> None:
@@ -147,8 +150,9 @@ class ServedWeights:
             await self._engine.replace_weights(before.folder, before.policy_version)
             await self.prove(before)
         except CheckpointError as second:
-            raise CheckpointError(f"{failure}; the weights before are lost too: {second}") from second
-        self.intact = True
+            # after a wrong canary the trainer must stop; else it may wait for this sampler to start anew
+            kind = CanaryError if isinstance(failure, CanaryError) else UnavailableError
+            raise kind(f"{failure}; the weights before are lost too: {second}") from second
         log.warning("old weights brought back", policy_version=before.policy_version, reason=str(failure))
 
     async def prove(self, weights: PublishedWeights) -> float:

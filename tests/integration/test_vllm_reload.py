@@ -199,7 +199,7 @@ async def test_requests_in_flight_and_those_that_come_in_the_pause_say_who_sampl
     running = [asyncio.create_task(engine.complete(ask(i))) for i in range(16)]
     await asyncio.sleep(0.15)
     loading = asyncio.create_task(load(served, versions[1], in_flight))
-    while served.intact:  # the weights are being replaced
+    while engine._open.is_set():
         await asyncio.sleep(0.001)
     coming = [asyncio.create_task(engine.complete(ask(i))) for i in range(16)]
     await loading

@@ -264,6 +264,20 @@ async def test_completions_that_ran_under_refused_weights_begin_anew(
     assert engine.pauses[-2:] == [InFlight.KEEP, InFlight.ABORT]
 
 
+async def test_a_load_under_way_is_not_taken_for_a_loss(
+    served: ServedWeights, engine: ScriptedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, seen = engine.replace_weights, []
+
+    async def replace_watched(folder: Path, policy_version: int) -> None:
+        await replace(folder, policy_version)
+        seen.append((served.intact, served.trusted, served.policy_version))
+
+    monkeypatch.setattr(engine, "replace_weights", replace_watched)
+    await load(served, published(tmp_path / "w", 2))
+    assert seen == [(True, True, 1)]
+
+
 async def test_weights_that_the_engine_cannot_read_are_refused_without_loss_of_trust(
     served: ServedWeights, engine: ScriptedEngine, tmp_path: Path
 ) -> None:
@@ -279,7 +293,9 @@ async def test_without_its_old_weights_a_sampler_samples_no_more(
 ) -> None:
     weights = published(tmp_path / "w", 2)
     engine.unreadable = {weights.folder, served.now.folder}
-    with pytest.raises(CheckpointError, match=r"cannot read .*v00000002; the weights before are lost too: .*v00000001"):
+    with pytest.raises(
+        UnavailableError, match=r"cannot read .*v00000002; the weights before are lost too: .*v00000001"
+    ):
         await load(served, weights)
     assert (served.intact, engine.paused) == (False, True)
 
@@ -288,7 +304,7 @@ async def test_old_weights_that_come_back_wrong_are_lost(
     served: ServedWeights, engine: ScriptedEngine, tmp_path: Path
 ) -> None:
     engine.canary_errors = {1: 0.1, 2: 0.2}
-    with pytest.raises(CheckpointError, match=r"by 2\.00e-01 .* lost too: after loading version 1 .* by 1\.00e-01"):
+    with pytest.raises(CanaryError, match=r"by 2\.00e-01 .* lost too: after loading version 1 .* by 1\.00e-01"):
         await load(served, published(tmp_path / "w", 2))
     assert (served.intact, engine.paused) == (False, True)
 
