@@ -233,7 +233,7 @@ def _spawn(level: IsolationLevel) -> tuple[subprocess.Popen[bytes], socket.socke
             pass_fds=[theirs.fileno()],
             env={},
             cwd="/",
-            start_new_session=True,
+            process_group=0,  # no session of its own: the kernel may share cores out by session first, then by niceness
         )
     ours.setblocking(False)
     return process, ours
