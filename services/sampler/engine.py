@@ -26,6 +26,7 @@ class CompletionRequest:
         adapter: LoRA adapter to draw from; empty for the policy itself.
         with_entropies: whether each token's Shannon entropy is wanted.
         affinity: requests of one affinity go to one replica, where the prefix that they share is cached.
+        priority: of those that wait, the request with the lowest is begun first, and the oldest among equals.
     """
 
     token_ids: tuple[int, ...]
@@ -40,6 +41,7 @@ class CompletionRequest:
     adapter: str = ""
     with_entropies: bool = False
     affinity: int = 0
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,9 @@ from services.sampler.prompts import PromptCodec
 from services.sampler.siblings import together
 from services.sampler.stop_strings import StopStrings
 
+FORK_PRIORITY, CHAIN_PRIORITY = 0, 1
+"""Forks go before new chains: their prefix is still cached, and trees that are begun end sooner."""
+
 
 class GrowingTree:
     """Samples branches and hands out their ids in the order in which they end.
@@ -161,6 +164,7 @@ class GrowingTree:
                 adapter=sampling.adapter,
                 with_entropies=self._request.search.selection is ForkSelection.ENTROPY,
                 affinity=self._affinity,
+                priority=CHAIN_PRIORITY if parent_id is None else FORK_PRIORITY,
             )
         )
         branch = Branch(

@@ -63,6 +63,7 @@ def engine_arguments(settings: SamplerSettings, folder: Path, on_cpu: bool, adap
         "max_num_batched_tokens": settings.max_batch_tokens,
         "block_size": CPU_BLOCK_TOKENS if on_cpu else CUDA_BLOCK_TOKENS,
         "enable_prefix_caching": True,
+        "scheduling_policy": "priority",
         # vLLM's CPU worker dies of a seeded request whose prompt is computed in two steps: it cannot take back the
         # random number that it drew after the first
         "enable_chunked_prefill": not on_cpu,

@@ -91,7 +91,9 @@ class VllmEngine:
             asked_in = self._tenure
             completion = GrowingCompletion(request)
             request_id = self._next_request_id()
-            async for output in self._run(request_id, request.token_ids, parameters, replica, adapter):
+            async for output in self._run(
+                request_id, request.token_ids, parameters, replica, request.priority, adapter
+            ):
                 if completion.add(output):
                     await self._llm.abort(request_id)
             await self._until_open()  # the weights under which a kept request ended may yet be refused
@@ -197,12 +199,20 @@ class VllmEngine:
         return str(self._requests)
 
     async def _run(
-        self, request_id: str, token_ids: tuple[int, ...], parameters: Any, replica: int, adapter: Any = None
+        self,
+        request_id: str,
+        token_ids: tuple[int, ...],
+        parameters: Any,
+        replica: int,
+        priority: int = 0,
+        adapter: Any = None,
     ) -> AsyncIterator[Any]:
         from vllm.exceptions import VLLMClientError
 
         prompt = {"prompt_token_ids": list(token_ids), "cache_salt": self._tenure}
-        outputs = self._llm.generate(prompt, parameters, request_id, lora_request=adapter, data_parallel_rank=replica)
+        outputs = self._llm.generate(
+            prompt, parameters, request_id, lora_request=adapter, data_parallel_rank=replica, priority=priority
+        )
         with _alive():
             try:
                 async for output in outputs:
