@@ -109,12 +109,12 @@ def load(weights: PublishedWeights) -> pb.LoadCheckpointRequest:
     )
 
 
-def stopped_while_reading(worker: psutil.Process, file: Path) -> bool:
+def stopped_while_reading(process: psutil.Process, file: Path) -> bool:
     """Stop a process if it has a file mapped; it runs for a millisecond between two looks, so that none is too late."""
-    worker.suspend()
-    reading = str(file) in Path(f"/proc/{worker.pid}/maps").read_text()
+    process.suspend()
+    reading = str(file) in Path(f"/proc/{process.pid}/maps").read_text()
     if not reading:
-        worker.resume()
+        process.resume()
     return reading
 
 
@@ -140,14 +140,14 @@ async def test_a_kill_in_the_middle_of_a_load_leads_back_to_the_last_good_weight
     sampler = start()
     assert (await sampler.serves()).policy_version == 1
     children = psutil.Process(sampler.process.pid).children(recursive=True)
-    [worker] = [child for child in children if child.name() == "VLLM::Worker"]
+    [engine] = [child for child in children if child.name() == "VLLM::EngineCore"]
 
     second = published(tmp_path, 2)
     loading = sampler.stub.LoadCheckpoint(load(second))
-    while not stopped_while_reading(worker, second.folder / "model.safetensors"):
+    while not stopped_while_reading(engine, second.folder / "model.safetensors"):
         assert not loading.done(), "the load was not caught in the middle"
         await asyncio.sleep(0.001)
-    worker.kill()
+    engine.kill()
     with pytest.raises(aio.AioRpcError) as raised:
         await loading
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE

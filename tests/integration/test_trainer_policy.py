@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from structlog.testing import capture_logs
 from transformers import AutoModelForCausalLM, MambaConfig
 
 from services.common.errors import CheckpointError, ConfigurationError
@@ -248,16 +249,17 @@ def test_sequence_logprobs_are_the_models(model: Path) -> None:
 
 
 def test_a_model_that_cannot_pack_trains_on_single_responses_and_says_so(
-    minibatches: list[list[WeightedTree]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    minibatches: list[list[WeightedTree]], tmp_path: Path
 ) -> None:
     config = MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, state_size=4)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
 
-    policy = make_policy(tmp_path)
+    with capture_logs() as logs:
+        policy = make_policy(tmp_path)
     results = train(policy, minibatches, 64)
 
     assert policy.packing == "flat"
-    assert "trains on single responses, not on packed trees" in capsys.readouterr().out
+    assert [line["event"] for line in logs] == ["this model trains on single responses, not on packed trees"]
     assert all(result.grad_norm > 0 for result in results)
 
 
