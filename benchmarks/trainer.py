@@ -2,7 +2,7 @@
 
 Both train a policy of 256 units and four layers in DeepSpeed, on trees of random tokens with the lengths of the demo's:
 scoring, loss, backward pass and optimizer. They take turns on the same trees, round after round, in several shapes of
-tree. The gradient of both is compared on the same weights, and the most memory that a step holds beyond the weights.
+tree. Compared too: the gradient of both on the same weights, and the most memory that an update holds.
 
 Not measured: sampling, publishing weights, long responses (attention dominates those), bf16.
 """
@@ -12,7 +12,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +38,12 @@ from services.trainer.policy import Policy
 from services.trainer.rows import Packing, tree_rows
 from services.trainer.settings import TrainerSettings
 
-ROUNDS = 5
+ROUNDS = 7
 VOCABULARY = 512
+MICROBATCH_TOKENS = 8192
+ONE_PASS = 10**9
+"""Tokens of a microbatch that holds a whole step."""
+
 CPU = torch.device("cpu")
 PACKINGS: tuple[Packing, ...] = ("flat", "tree")
 
@@ -63,7 +67,7 @@ class Shape:
 
 SHAPES = {
     "": Shape(SearchParameters(chains=6, forks=2, rounds=1, branches=2), trees=4),
-    "_4_1_1_1": Shape(SearchParameters(chains=4, forks=1, rounds=1, branches=1), trees=12),
+    "_4_1_1_1": Shape(SearchParameters(chains=4, forks=1, rounds=1, branches=1), trees=8),
     "_6_2_2_2": Shape(SearchParameters(chains=6, forks=2, rounds=2, branches=2), trees=2),
     "_256_tokens": Shape(SearchParameters(chains=6, forks=2, rounds=1, branches=2), trees=1, shortest=128, longest=256),
 }
@@ -71,13 +75,13 @@ SHAPES = {
 
 
 async def measure() -> dict[str, float]:
-    """Run the benchmark, about two minutes on two cores.
+    """Run the benchmark, about three minutes on two cores.
 
     Returns:
         For each shape: seconds of a step (medians over rounds) and how many times faster packed trees are (median of
         each round's ratio); tokens of all responses over distinct tokens, prompts included, which is what that speed-up
         would be if a step took as long as it has tokens (single responses are padded besides); the relative error of
-        the packed gradient; packed over flat peak memory.
+        the packed gradient; packed over flat peak memory of an update that computes all its trees in one pass.
     """
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -92,12 +96,12 @@ async def measure() -> dict[str, float]:
 
 
 def _compare(policies: dict[Packing, Policy], step: Sequence[WeightedTree], folder: Path) -> dict[str, float]:
-    batches = {packing: _batches(step, packing) for packing in policies}
-    memory = {packing: _peak_bytes(lambda p=packing: _train(policies[p], batches[p])) for packing in policies}  # type: ignore[misc]
+    batches = {packing: _batches(step, packing, MICROBATCH_TOKENS) for packing in policies}
+    memory = {packing: _peak_bytes(policy, _batches(step, packing, ONE_PASS)) for packing, policy in policies.items()}
     seconds: dict[Packing, list[float]] = {packing: [] for packing in policies}
     for _ in range(ROUNDS):
         for packing, policy in policies.items():
-            seconds[packing].append(_seconds(lambda p=policy, b=batches[packing]: _train(p, b)))  # type: ignore[misc]
+            seconds[packing].append(_seconds(policy, batches[packing]))
     path_tokens = sum(len(t.tree.prompt_token_ids) + t.tree.branches[leaf].end for t in step for leaf in t.trained)
     unique_tokens = sum(len(t.tree.prompt_token_ids) + sum(len(b.token_ids) for b in t.tree.branches) for t in step)
     flat, packed = (_gradient(folder, step, packing) for packing in PACKINGS)
@@ -111,13 +115,9 @@ def _compare(policies: dict[Packing, Policy], step: Sequence[WeightedTree], fold
     }
 
 
-def _train(policy: Policy, batches: Sequence[Microbatch]) -> None:
-    policy.update(batches, policy.score(batches))
-
-
-def _batches(step: Sequence[WeightedTree], packing: Packing) -> list[Microbatch]:
+def _batches(step: Sequence[WeightedTree], packing: Packing, token_budget: int) -> list[Microbatch]:
     rows = [row for tree in step for row in tree_rows(tree, packing)]
-    return pack(rows, packing, TrainerSettings.model_fields["microbatch_tokens"].default, "token")
+    return pack(rows, packing, token_budget, "token")
 
 
 def _gradient(folder: Path, step: Sequence[WeightedTree], packing: Packing) -> torch.Tensor:
@@ -129,7 +129,7 @@ def _gradient(folder: Path, step: Sequence[WeightedTree], packing: Packing) -> t
     if packing == "tree":
         with torch.no_grad():
             prepare_for_trees(model, logits)
-    for batch in _batches(step, packing):
+    for batch in _batches(step, packing, MICROBATCH_TOKENS):
         logits_nv, target_n = logits(batch), torch.from_numpy(batch.target_n)
         scores = token_scores(logits_nv.detach(), target_n, 1.2)
         loss = Objective(0.8, 1.26).loss(token_logprobs(logits_nv, target_n, 1.2), batch, scores)
@@ -137,16 +137,17 @@ def _gradient(folder: Path, step: Sequence[WeightedTree], packing: Packing) -> t
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def _seconds(work: Callable[[], None]) -> float:
+def _seconds(policy: Policy, batches: Sequence[Microbatch]) -> float:
     started = time.perf_counter()
-    work()
+    policy.update(batches, policy.score(batches))
     return time.perf_counter() - started
 
 
-def _peak_bytes(work: Callable[[], None]) -> int:
-    """The most memory that tensors made by some work take at one time."""
+def _peak_bytes(policy: Policy, batches: Sequence[Microbatch]) -> int:
+    """The most memory that tensors made by an update take at one time."""
+    scores = policy.score(batches)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        work()
+        policy.update(batches, scores)
     held = peak = 0
     for event in recorded.profiler.kineto_results.events():
         if event.name() == "[memory]":
