@@ -29,7 +29,8 @@ _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 """Difference of a target's logits that is rounding, as a share of their deviation over the vocabulary."""
 
 _SHAPE = ((None, 0, 12), (0, 4, 8), (1, 7, 6), (0, 4, 7), (None, 0, 9), (4, 3, 6))
-"""Parent, fork index and tokens of each branch of the tree that is computed."""
+"""Parent, fork index and tokens of each branch of the tree that is computed, in preorder: both packings then number its
+responses alike."""
 
 
 def prepare_for_trees(model: PreTrainedModel, logits: Callable[[Microbatch], Tensor]) -> str | None:

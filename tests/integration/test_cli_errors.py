@@ -106,6 +106,13 @@ def test_verify_needs_a_pair_or_a_file(words: list[str], treerl_fails: Treerl) -
     treerl_fails("verify", *words, because=["give either --gold and --answer, or --file"])
 
 
+def test_an_advantage_or_a_file_that_is_not_there(tmp_path: Path, treerl_fails: Treerl) -> None:
+    treerl_fails("advantages", "--file", "/nowhere.jsonl", because=["cannot read /nowhere.jsonl: No such file"])
+    treerl_fails("advantages", "--file", "x", "--advantage", "best", because=["'best'; there are treerl, "])
+    (tmp_path / "trees.jsonl.zst").write_text("plain")
+    treerl_fails("advantages", "--file", str(tmp_path / "trees.jsonl.zst"), because=["is not a Zstandard file"])
+
+
 def test_a_folder_that_is_no_run(tmp_path: Path, treerl_fails: Treerl) -> None:
     treerl_fails("report", str(tmp_path / "nowhere"), because=["no such folder"])
 

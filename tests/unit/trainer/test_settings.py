@@ -26,6 +26,7 @@ def test_defaults_are_the_papers() -> None:
     assert (settings.sampling.temperature, settings.sampling.top_p) == (1.2, 0.95)
     assert (settings.prompts_per_step, settings.learning_rate) == (16, 1.5e-6)
     assert (settings.clip_low, settings.clip_high) == (0.8, 1.26)
+    assert (settings.kl_coefficient, settings.mismatch_correction, settings.loss_mean) == (0.0, "off", "token")
 
 
 def test_a_table_changes_single_keys_of_a_nested_one(tmp_path: Path) -> None:
@@ -68,6 +69,12 @@ def test_evaluation_differs_from_training_in_the_draw_alone() -> None:
         ({"sampling": {"min_tokens": 9, "max_tokens": 8}}, "min_tokens is 9: expected at most max_tokens, 8"),
         ({"sampling": {"logprobs": "both"}}, "sampling.logprobs: Input should be 'raw' or 'raw_and_sampling'"),
         ({"clip_high": 0.9}, "clip_high: .* greater than or equal to 1"),
+        ({"kl_coefficient": -0.1}, "kl_coefficient: .* greater than or equal to 0"),
+        ({"mismatch_ratio_cap": 1.0}, "mismatch_ratio_cap: .* greater than 1"),
+        ({"mismatch_correction": "both"}, "mismatch_correction: Input should be 'off', 'token' or 'sequence'"),
+        ({"packing": "dense"}, "packing: Input should be 'tree' or 'flat'"),
+        ({"loss_mean": "prompt"}, "loss_mean: Input should be 'token' or 'sequence'"),
+        ({"advantage_normalization": "std"}, "advantage_normalization: Input should be 'none' or 'batch_std'"),
     ],
 )
 def test_wrong_settings_are_named(changes: dict[str, Any], message: str) -> None:
