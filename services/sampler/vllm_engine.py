@@ -4,6 +4,7 @@ Not covered: multimodal prompts, and weight transfer over NCCL.
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,7 @@ class VllmEngine:
             raise ConfigurationError(f"vLLM cannot run {folder}: {error}") from error
         engine = cls(llm, settings.max_model_tokens, settings.data_parallel)
         try:
+            await llm.collective_rpc("end_with", args=(os.getpid(),))
             await engine._begin_tenure(policy_version)
             engine._two_logprobs = all(await llm.collective_rpc("extend_sampler"))
             await engine._load_adapters(adapters)

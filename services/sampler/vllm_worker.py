@@ -1,6 +1,15 @@
 """Code that runs inside vLLM's worker processes."""
 
+import os
+import signal
+import time
+from threading import Thread
 from typing import TYPE_CHECKING, Any
+
+import psutil
+
+PARENT_CHECK_S = 1.0
+"""Seconds between two looks at the process that an engine serves."""
 
 
 class WeightReload:
@@ -9,6 +18,10 @@ class WeightReload:
     if TYPE_CHECKING:
         model_runner: Any
         reload_weights: Any
+
+    def end_with(self, pid: int) -> None:
+        """Kill this process once another has ended: a sampler that was killed must not leave its engine behind."""
+        Thread(target=_end_with, args=(psutil.Process(pid),), daemon=True).start()
 
     def extend_sampler(self) -> bool:
         """See `vllm_sampler.install`."""
@@ -38,3 +51,12 @@ class WeightReload:
 
             for module in packed:
                 dispatch_cpu_unquantized_gemm(module, remove_weight=False)
+
+
+def _end_with(process: psutil.Process) -> None:
+    try:
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(PARENT_CHECK_S)
+    except psutil.NoSuchProcess:
+        pass  # it ended between the two questions
+    os.kill(os.getpid(), signal.SIGKILL)
