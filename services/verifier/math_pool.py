@@ -1,10 +1,7 @@
 """Math workers that are killed at their deadline and replaced; one request at a time on each."""
 
 import asyncio
-import contextlib
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -80,7 +77,7 @@ class MathPool:
             MathWorkerLostError: two workers crashed on it.
         """
         for _ in range(_ATTEMPTS):
-            worker = await self._idle.get()
+            worker = await self._take()
             cause = "cancelled"
             try:
                 reply = await worker.call(request, wall_s)
@@ -100,6 +97,12 @@ class MathPool:
                 raise MathMemoryError(f"needs more than {self._memory_bytes} bytes of memory")
             return reply
         raise MathWorkerLostError("the math worker crashed twice")
+
+    async def _take(self) -> "_Worker":
+        """An idle worker; one that died while it idled is replaced, and no request answers for it."""
+        while not (worker := await self._idle.get()).alive:
+            self._replace(worker, "crash")
+        return worker
 
     def _replace(self, worker: "_Worker", cause: str) -> None:
         metrics.GRADER_RESTARTS.labels("math", cause).inc()
@@ -153,6 +156,10 @@ class _Worker:
     def process_id(self) -> int:
         return self._process.pid
 
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
     async def ready(self) -> None:
         """Wait until it has loaded its libraries."""
         async with asyncio.timeout(_START_S):
@@ -168,8 +175,7 @@ class _Worker:
 
     async def kill(self) -> None:
         """Kill the process; may be called again."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._process.pid, signal.SIGKILL)
+        self._process.kill()
         await asyncio.to_thread(self._process.wait)
         self._socket.close()
 

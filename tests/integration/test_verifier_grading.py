@@ -99,6 +99,14 @@ async def test_killed_workers_change_no_verdict(grader: Grader) -> None:
     assert {verdict.outcome for verdict in await asyncio.gather(*grading)} == {Outcome.CORRECT}
 
 
+async def test_workers_that_died_while_idle_cost_no_verdict(grader: Grader) -> None:
+    for process_id in grader.process_ids:
+        os.kill(process_id, signal.SIGKILL)
+    await asyncio.sleep(0.1)  # until the kernel has done it
+    verdict = await grader.grade(SEVEN, r"\boxed{7}")
+    assert verdict.outcome is Outcome.CORRECT, verdict.reason
+
+
 async def test_the_same_answer_in_a_tree_is_judged_once(grader: Grader, monkeypatch: pytest.MonkeyPatch) -> None:
     judged: list[str] = []
     judge = grader._judge
