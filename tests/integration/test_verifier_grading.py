@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from services.common.errors import InvalidRequestError
-from services.common.problem import CallTests, Domain, Problem, parse_tests
+from services.common.problem import CallTests, Domain, Problem, StdinTests, parse_tests
 from services.common.tree import Branch, FinishReason, SamplingParameters, SearchParameters, Tree, VersionSpan
 from services.common.verdict import Limits, Outcome
 from services.verifier.answer_extraction import extract_answer
@@ -121,6 +121,9 @@ async def test_trees_do_not_carry_the_results_of_tests(grader: Grader) -> None:
 async def test_a_problem_without_gold_and_limits_out_of_range_are_refused(grader: Grader) -> None:
     with pytest.raises(InvalidRequestError, match="nothing to grade by"):
         await grader.grade(Problem("p", Domain.MATH, "?"), "7")
+    tests = StdinTests(cases=({"input": "", "output": ""},), language="cobol")
+    with pytest.raises(InvalidRequestError, match="problem 'p' has language 'cobol': expected python, cpp"):
+        await grader.grade(Problem("p", Domain.CODE, "?", tests=tests), "7")
     with pytest.raises(InvalidRequestError, match=r"limits.wall_s is 1000000000"):
         await grader.grade(SEVEN, "7", Limits(1e9, 0, 0))
     with pytest.raises(InvalidRequestError, match="limits.wall_s is nan"):
