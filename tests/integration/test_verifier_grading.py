@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest_asyncio
 from services.common.errors import InvalidRequestError
 from services.common.problem import CallTests, Domain, Problem, StdinTests, parse_tests
 from services.common.tree import Branch, FinishReason, SamplingParameters, SearchParameters, Tree, VersionSpan
-from services.common.verdict import Limits, Outcome
+from services.common.verdict import Cases, Limits, Outcome
 from services.verifier.answer_extraction import extract_answer
 from services.verifier.grading import MIN_LIMITS, Grader
 from services.verifier.judgement import Judgement
@@ -109,6 +110,19 @@ async def test_the_same_answer_in_a_tree_is_judged_once(grader: Grader, monkeypa
     assert sorted(judged) == ["7", "8"]
     rewards = [branch.verdict and branch.verdict.reward for branch in graded.branches]
     assert rewards == [1, 1, 0, 0, 0]
+
+
+async def test_the_setting_says_which_tests_are_run_unless_a_request_does(grader: Grader) -> None:
+    tests = CallTests(fn_name="f", cases=({"args": [1], "result": 0}, {"args": [4], "result": 8}))
+    problem, program = replace(DOUBLE, tests=tests), "def f(x): return 2 * x"
+    assert len((await grader.grade(problem, program)).cases) == 1
+    assert len((await grader.grade(problem, program, Limits(0, 0, 0, Cases.ALL))).cases) == 2
+    thorough = Grader(VerifierSettings(code_cases="all", math_workers=1))
+    try:
+        await thorough.start()
+        assert len((await thorough.grade(problem, program)).cases) == 2
+    finally:
+        await thorough.close()
 
 
 async def test_trees_do_not_carry_the_results_of_tests(grader: Grader) -> None:
