@@ -26,7 +26,7 @@ from benchmarks.arm import Arm
 from benchmarks.equal_tokens import Leaves
 from services.cli.warm_start import warm_started_policy
 from services.common.errors import TreerlError
-from services.common.problem import Domain, Problem, parse_problem
+from services.common.problem import Problem, parse_problem
 from services.common.tree import ForkSelection, SamplingParameters, SearchParameters, Tree, TreeRequest
 from services.common.verdict import Outcome
 from services.demo.problems import Split, generate_problems
@@ -35,8 +35,6 @@ from services.sampler.growing_tree import derive_seed
 from services.sampler.prompts import TokenizerCodec
 from services.sampler.settings import SamplerSettings
 from services.sampler.vllm_engine import VllmEngine
-from services.verifier.answer_extraction import extract_answer
-from services.verifier.code_extraction import extract_program
 from services.verifier.grading import Grader
 from services.verifier.settings import VerifierSettings
 
@@ -121,12 +119,12 @@ async def _sampler(policy: Path) -> AsyncIterator[Sample]:
 
 
 def _leaves(graded: Tree) -> Leaves:
-    outcomes = [branch.verdict.outcome for branch in graded.branches if branch.verdict is not None]
+    verdicts = [branch.verdict for branch in graded.branches if branch.verdict is not None]
+    outcomes = [verdict.outcome for verdict in verdicts]
     if Outcome.INFRA_ERROR in outcomes:
         raise TreerlError(f"a response to problem {graded.problem.id} could not be graded: see the log, and run again")
-    extract = extract_program if graded.problem.domain is Domain.CODE else extract_answer
     return Leaves(
-        answers=[extract(branch.response_text) for branch in graded.branches],
+        answers=[verdict.answer or None for verdict in verdicts],
         correct=outcomes.count(Outcome.CORRECT),
         decoded_tokens=sum(len(branch.token_ids) for branch in graded.branches),
     )

@@ -7,7 +7,7 @@ Every round takes each of these in turn:
 * code: a trivial program through the sandbox pool, one at a time, next to `python3 -I -S -c pass`; many in flight;
 * hostile load: gradings fall due at random, at a fixed mean rate, however late those before them are. One in ten is
   hostile, with short limits; then the same again with benign ones in their place. Latencies, of the others only, count
-  from when a grading fell due: the wait for a free zygote is in them.
+  from when a grading fell due: the wait for its turn is in them.
 
 All on the default settings. Not measured: gRPC and streams, the verifier's own start, tests of several cases, math
 under hostile load, memory, accuracy (but a wrong verdict of ours ends the benchmark).

@@ -102,7 +102,9 @@ def _encode_tests(tests: CodeTests) -> problem_pb2.CodeTests:
     match tests:
         case StdinTests():
             runs = [problem_pb2.StdinTests.Case(input=c.input, output=c.output) for c in tests.cases]
-            return problem_pb2.CodeTests(stdin=problem_pb2.StdinTests(cases=runs, checker=tests.checker))
+            return problem_pb2.CodeTests(
+                stdin=problem_pb2.StdinTests(cases=runs, checker=tests.checker, language=tests.language)
+            )
         case CallTests():
             calls = [
                 problem_pb2.CallTests.Case(args_json=json.dumps(c.args), result_json=json.dumps(c.result))
@@ -120,7 +122,7 @@ def _decode_tests(message: problem_pb2.CodeTests) -> CodeTests:
     try:
         if kind == "stdin":
             runs = tuple(StdinCase(input=c.input, output=c.output) for c in message.stdin.cases)
-            return StdinTests(cases=runs, checker=message.stdin.checker)
+            return StdinTests(cases=runs, checker=message.stdin.checker, language=message.stdin.language or "python")
         if kind == "call":
             cases = tuple(
                 CallCase(args=tuple(_parse_json(c.args_json)), result=_parse_json(c.result_json))

@@ -2,7 +2,7 @@
 
 The JSON form, one object a line in a data file, is
 `{"id", "domain": "math" | "code", "prompt", "answer"?, "tests"?, "category"?}` with `tests` one of
-`{"kind": "stdin", "cases": [{"input", "output"}], "checker"?}`,
+`{"kind": "stdin", "cases": [{"input", "output"}], "checker"?, "language"?: "python" | "cpp"}`,
 `{"kind": "call", "fn_name", "cases": [{"args", "result"}], "checker"?}` and `{"kind": "assert", "code"}`.
 
 A checker is Python source that defines `check(given, expected, got)`, for problems with more than one right answer. It
@@ -40,11 +40,12 @@ class StdinCase(_Strict):
 
 
 class StdinTests(_Strict):
-    """Runs of the whole program."""
+    """Runs of the whole program, in a language that the verifier knows."""
 
     kind: Literal["stdin"] = "stdin"
     cases: tuple[StdinCase, ...] = Field(min_length=1)
     checker: str = ""
+    language: str = Field(default="python", min_length=1)
 
 
 class CallCase(_Strict):

@@ -5,11 +5,13 @@ no exit code or message of a child means "passed". Assertions are the exception 
 and so are checkers: a program of the tests' author that decides in a child of its own.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 
 from services.common.problem import AssertTests, CallCase, CallTests, CodeTests, Json, StdinCase, StdinTests
 from services.common.verdict import CaseResult, Cases, Limits, Outcome
+from services.verifier.compilation import CompilationError, Compilers
 from services.verifier.findings import (
     Finding,
     compare_output,
@@ -20,6 +22,7 @@ from services.verifier.findings import (
     read_assertions,
 )
 from services.verifier.judgement import Judgement, summarize
+from services.verifier.languages import LANGUAGES
 from services.verifier.result_comparison import one_line, shorten
 from services.verifier.sandbox.execution import Ended, ExecutionLostError
 from services.verifier.sandbox.pool import SandboxPool
@@ -32,32 +35,48 @@ class CodeGrader:
 
     def __init__(self, sandbox: SandboxPool) -> None:
         self._sandbox = sandbox
+        self._compilers = Compilers(sandbox)
 
     async def judge(self, program: str, tests: CodeTests, limits: Limits) -> Judgement:
         """Judge a program; the limits hold for each test."""
-        runs = self._runs(program, tests, limits)
-        results: list[CaseResult] = []
-        for run in runs:
-            results.append(await _settle(run))
-            if results[-1].outcome is not Outcome.CORRECT and limits.cases is not Cases.ALL:
-                break
+        try:
+            async with self._runs(program, tests, limits) as runs:
+                results = await _results(runs, limits)
+        except CompilationError as error:
+            return Judgement(*error.finding)
+        except ExecutionLostError as error:
+            return Judgement(Outcome.INFRA_ERROR, f"the grader failed: {error}")
         if isinstance(tests, AssertTests):
             return Judgement(results[0].outcome, results[0].reason, tuple(results))
         return summarize(results, len(runs))
 
-    def _runs(self, program: str, tests: CodeTests, limits: Limits) -> list[Run]:
+    @asynccontextmanager
+    async def _runs(self, program: str, tests: CodeTests, limits: Limits) -> AsyncIterator[list[Run]]:
         """One for each test."""
         match tests:
             case StdinTests():
-                return [partial(self._feed, program, tests.checker, case, limits) for case in tests.cases]
+                async with self._runnable(program, tests.language, limits) as run:
+                    yield [partial(self._feed, run, tests.checker, case, limits) for case in tests.cases]
             case CallTests():
-                return [partial(self._call, program, tests, case, limits) for case in tests.cases]
+                yield [partial(self._call, program, tests, case, limits) for case in tests.cases]
             case AssertTests():
-                return [partial(self._assert, program, tests, limits)]
+                yield [partial(self._assert, program, tests, limits)]
 
-    async def _feed(self, program: str, checker: str, case: StdinCase, limits: Limits) -> CaseResult:
-        stdin = case.input.encode("utf-8", errors="surrogateescape")
-        ended = await self._sandbox.run({"mode": "stdin", "program": program}, limits, stdin)
+    @asynccontextmanager
+    async def _runnable(
+        self, program: str, language: str, limits: Limits
+    ) -> AsyncIterator[Callable[[bytes], Awaitable[Ended]]]:
+        """Runs the program on an input; compiled here if it has to be."""
+        if LANGUAGES[language].compiler is None:
+            yield partial(self._sandbox.run, {"mode": "stdin", "program": program}, limits)
+        else:
+            async with self._compilers.program(language, program) as binary:
+                yield partial(self._sandbox.run_binary, binary, limits)
+
+    async def _feed(
+        self, run: Callable[[bytes], Awaitable[Ended]], checker: str, case: StdinCase, limits: Limits
+    ) -> CaseResult:
+        ended = await run(case.input.encode("utf-8", errors="surrogateescape"))
         finding = find_failure(ended, limits)
         if finding is None and checker:
             try:
@@ -90,11 +109,16 @@ class CodeGrader:
         return _result(read_assertions(hosted, asserted, limits), hosted, asserted)
 
 
-async def _settle(run: Run) -> CaseResult:
-    try:
-        return await run()
-    except ExecutionLostError as error:
-        return CaseResult(Outcome.INFRA_ERROR, f"the grader failed: {error}", 0.0, 0.0)
+async def _results(runs: Sequence[Run], limits: Limits) -> list[CaseResult]:
+    results: list[CaseResult] = []
+    for run in runs:
+        try:
+            results.append(await run())
+        except ExecutionLostError as error:
+            results.append(CaseResult(Outcome.INFRA_ERROR, f"the grader failed: {error}", 0.0, 0.0))
+        if results[-1].outcome is not Outcome.CORRECT and limits.cases is not Cases.ALL:
+            break
+    return results
 
 
 def _result(finding: Finding, *ended: Ended) -> CaseResult:

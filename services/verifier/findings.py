@@ -16,6 +16,8 @@ _STOPS = {
     Stop.STARVED: (Outcome.INFRA_ERROR, "the machine is too busy: the program waited for a core for minutes"),
 }
 
+_COMPILER_ERRORS = ("error: ", "undefined reference", "cannot find")
+
 
 def find_failure(ended: Ended, limits: Limits) -> Finding | None:
     """What went wrong; None if the child ended as a program does that has done its work."""
@@ -30,8 +32,25 @@ def find_failure(ended: Ended, limits: Limits) -> Finding | None:
     if error:
         detail = shorten(str(error.get("detail", "")))
         return Outcome.RUNTIME_ERROR, f"{error.get('type')} in line {error.get('line')}: {detail}"
+    last_words = _last_words(ended)
+    if "std::bad_alloc" in last_words:
+        return Outcome.MEMORY, f"ran out of memory ({limits.memory_bytes} bytes)"
     how = f"was killed by signal {-ended.status}" if ended.status < 0 else f"exited with status {ended.status}"
-    return Outcome.RUNTIME_ERROR, f"the program {how}"
+    return Outcome.RUNTIME_ERROR, f"the program {how}" + (f": {shorten(last_words)}" if last_words else "")
+
+
+def find_compilation(ended: Ended, limits: Limits) -> Finding | None:
+    """What went wrong when a program was compiled; None if nothing did."""
+    if ended.stop not in (None, Stop.OUTPUT):  # with endless errors it just does not compile
+        outcome, reason = _STOPS[ended.stop]
+        return outcome, f"compiling it {reason.format(limits=limits)}"
+    if ended.stop is None and ended.status == 0:
+        return None
+    lines = ended.output.decode(errors="replace").splitlines()
+    if any("out of memory" in line or "memory exhausted" in line for line in lines):
+        return Outcome.MEMORY, f"compiling it ran out of memory ({limits.memory_bytes} bytes)"
+    errors = [line for line in lines if any(sign in line for sign in _COMPILER_ERRORS) and "collect2" not in line]
+    return Outcome.RUNTIME_ERROR, f"it does not compile: {[*errors, *lines, f'status {ended.status}'][0]}"
 
 
 def find_result(ended: Ended, limits: Limits) -> tuple[Finding | None, Json]:
@@ -85,6 +104,12 @@ def read_assertions(hosted: Ended, asserted: Ended, limits: Limits) -> Finding:
     if error.get("type") == "AssertionError":
         return Outcome.WRONG, f"assertion failed in line {error.get('line')} of the tests: {error.get('detail')}"
     return find_failure(asserted, limits) or (Outcome.RUNTIME_ERROR, "the assertions ended without a result")
+
+
+def _last_words(ended: Ended) -> str:
+    """The last line that a compiled program wrote to standard error; other children report JSON."""
+    lines = ended.report.decode(errors="replace").rstrip().splitlines()
+    return "" if ended.report.startswith(b"{") or not lines else lines[-1]
 
 
 def _reported_error(ended: Ended) -> dict[str, Json]:

@@ -7,12 +7,13 @@ from typing import Final
 
 from services.common import metrics
 from services.common.errors import InvalidRequestError
-from services.common.problem import Domain, Problem
+from services.common.problem import Domain, Problem, StdinTests
 from services.common.tree import Tree
 from services.common.verdict import Cases, Limits, Outcome, Verdict
 from services.verifier.code_extraction import extract_program
 from services.verifier.code_grader import CodeGrader
 from services.verifier.judgement import Judgement
+from services.verifier.languages import LANGUAGES
 from services.verifier.math_pool import MathMemoryError, MathPool, MathTimeoutError, MathWorkerLostError
 from services.verifier.result_comparison import one_line, shorten
 from services.verifier.sandbox.isolation import IsolationLevel
@@ -157,7 +158,7 @@ class Grader:
 
     async def _read_answer(self, problem: Problem, response: str, limits: Limits) -> str | None:
         if problem.domain is Domain.CODE:
-            return extract_program(response)
+            return extract_program(response, LANGUAGES[_language(problem)])
         answer: str | None = (await self._math.call({"response": response}, limits.wall_s))["answer"]
         return answer
 
@@ -173,6 +174,9 @@ class Grader:
     def _limits(self, problem: Problem, asked: Limits | None) -> Limits:
         if (problem.answer if problem.domain is Domain.MATH else problem.tests) is None:
             raise InvalidRequestError(f"problem {problem.id!r} has nothing to grade by")
+        if _language(problem) not in LANGUAGES:
+            known = ", ".join(LANGUAGES)
+            raise InvalidRequestError(f"problem {problem.id!r} has language {_language(problem)!r}: expected {known}")
         default = self._math_limits if problem.domain is Domain.MATH else self._code_limits
         if asked is None:
             return default
@@ -186,3 +190,7 @@ class Grader:
             asked.output_bytes or default.output_bytes,
             asked.cases or default.cases,
         )
+
+
+def _language(problem: Problem) -> str:
+    return problem.tests.language if isinstance(problem.tests, StdinTests) else "python"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ import pytest
 import pytest_asyncio
 
 from services.common.errors import InvalidRequestError
-from services.common.problem import CallTests, Domain, Problem, parse_tests
+from services.common.problem import CallTests, Domain, Problem, StdinTests, parse_tests
 from services.common.tree import Branch, FinishReason, SamplingParameters, SearchParameters, Tree, VersionSpan
-from services.common.verdict import Limits, Outcome
+from services.common.verdict import Cases, Limits, Outcome
 from services.verifier.answer_extraction import extract_answer
 from services.verifier.grading import MIN_LIMITS, Grader
 from services.verifier.judgement import Judgement
@@ -103,8 +104,9 @@ async def test_workers_that_died_while_idle_cost_no_verdict(grader: Grader) -> N
     for process_id in grader.process_ids:
         os.kill(process_id, signal.SIGKILL)
     await asyncio.sleep(0.1)  # until the kernel has done it
-    verdict = await grader.grade(SEVEN, r"\boxed{7}")
-    assert verdict.outcome is Outcome.CORRECT, verdict.reason
+    for problem, response in ((SEVEN, r"\boxed{7}"), (DOUBLE, TWICE)):
+        verdict = await grader.grade(problem, response)
+        assert verdict.outcome is Outcome.CORRECT, verdict.reason
 
 
 async def test_the_same_answer_in_a_tree_is_judged_once(grader: Grader, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +125,19 @@ async def test_the_same_answer_in_a_tree_is_judged_once(grader: Grader, monkeypa
     assert rewards == [1, 1, 0, 0, 0]
 
 
+async def test_the_setting_says_which_tests_are_run_unless_a_request_does(grader: Grader) -> None:
+    tests = CallTests(fn_name="f", cases=({"args": [1], "result": 0}, {"args": [4], "result": 8}))
+    problem, program = replace(DOUBLE, tests=tests), "def f(x): return 2 * x"
+    assert len((await grader.grade(problem, program)).cases) == 1
+    assert len((await grader.grade(problem, program, Limits(0, 0, 0, Cases.ALL))).cases) == 2
+    thorough = Grader(VerifierSettings(code_cases="all", math_workers=1))
+    try:
+        await thorough.start()
+        assert len((await thorough.grade(problem, program)).cases) == 2
+    finally:
+        await thorough.close()
+
+
 async def test_trees_do_not_carry_the_results_of_tests(grader: Grader) -> None:
     program = "def f(x): return 2 * x"
     assert [case.outcome for case in (await grader.grade(DOUBLE, program)).cases] == [Outcome.CORRECT]
@@ -133,6 +148,9 @@ async def test_trees_do_not_carry_the_results_of_tests(grader: Grader) -> None:
 async def test_a_problem_without_gold_and_limits_out_of_range_are_refused(grader: Grader) -> None:
     with pytest.raises(InvalidRequestError, match="nothing to grade by"):
         await grader.grade(Problem("p", Domain.MATH, "?"), "7")
+    tests = StdinTests(cases=({"input": "", "output": ""},), language="cobol")
+    with pytest.raises(InvalidRequestError, match="problem 'p' has language 'cobol': expected python, cpp"):
+        await grader.grade(Problem("p", Domain.CODE, "?", tests=tests), "7")
     with pytest.raises(InvalidRequestError, match=r"limits.wall_s is 1000000000"):
         await grader.grade(SEVEN, "7", Limits(1e9, 0, 0))
     with pytest.raises(InvalidRequestError, match="limits.wall_s is nan"):

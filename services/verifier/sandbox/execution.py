@@ -5,6 +5,7 @@ from enum import Enum, auto
 from typing import Any
 
 from services.common.verdict import Limits
+from services.verifier.sandbox.inside.profile import Profile
 
 Json = Any
 
@@ -21,11 +22,15 @@ class Execution:
         request: the JSON object that `inside.runner` reads; holds no expected result, but for a checker's.
         limits: bounds of this run.
         stdin: bytes on descriptor 0.
+        profile: how the child is locked down.
+        extra: a descriptor handed over as it is: a compiler's folder, a compiled program, a socket to another child.
     """
 
     request: bytes
     limits: Limits
     stdin: bytes = b""
+    profile: Profile = Profile.PYTHON
+    extra: int | None = None
 
 
 class Stop(Enum):

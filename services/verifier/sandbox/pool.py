@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from math import ceil
 from typing import TypeVar
 
@@ -10,6 +10,7 @@ from services.common import metrics
 from services.common.errors import ConfigurationError
 from services.common.verdict import Limits
 from services.verifier.sandbox.execution import Ended, Execution, ExecutionLostError, Json
+from services.verifier.sandbox.inside.profile import Profile
 from services.verifier.sandbox.isolation import IsolationLevel
 from services.verifier.sandbox.self_test import check_isolation
 from services.verifier.sandbox.turns import Turn, Turns
@@ -78,14 +79,30 @@ class SandboxPool:
         self._zygotes.clear()
 
     async def run(self, request: dict[str, Json], limits: Limits, stdin: bytes = b"") -> Ended:
-        """Run one child.
+        """Run Python code in a child.
 
         Raises:
             ExecutionLostError: its zygote was lost, or it could not be locked down, and that twice.
             RecursionError: the request is nested too deeply.
         """
-        execution = Execution(_encode(request), limits, stdin)
-        return await self._on_a_zygote(limits, 1, lambda zygote, turn: zygote.run(execution, turn.give_back))
+        return await self._run(Execution(_encode(request), limits, stdin))
+
+    async def run_compiler(self, command: Sequence[str], scratch: int, limits: Limits, source: bytes) -> Ended:
+        """Run a compiler on a source on its standard input, in the folder of a descriptor.
+
+        Raises:
+            ExecutionLostError: as for `run`.
+        """
+        request = _encode({"mode": "compiler", "command": list(command)})
+        return await self._run(Execution(request, limits, source, Profile.COMPILER, scratch))
+
+    async def run_binary(self, program: int, limits: Limits, stdin: bytes) -> Ended:
+        """Run the statically linked program of a descriptor; what it writes to standard error is its report.
+
+        Raises:
+            ExecutionLostError: as for `run`.
+        """
+        return await self._run(Execution(_encode({"mode": "binary"}), limits, stdin, Profile.BINARY, program))
 
     async def run_pair(
         self, hosting: dict[str, Json], asserting: dict[str, Json], limits: Limits
@@ -98,6 +115,9 @@ class SandboxPool:
         pair = Execution(_encode(hosting), limits), Execution(_encode(asserting), limits)
         return await self._on_a_zygote(limits, 2, lambda zygote, turn: zygote.run_pair(*pair, turn.give_back))
 
+    async def _run(self, execution: Execution) -> Ended:
+        return await self._on_a_zygote(execution.limits, 1, lambda zygote, turn: zygote.run(execution, turn.give_back))
+
     async def _on_a_zygote(
         self, limits: Limits, children: int, use: Callable[[Zygote, Turn], Awaitable[ResultT]]
     ) -> ResultT:
@@ -109,7 +129,9 @@ class SandboxPool:
 
     async def _attempt(self, use: Callable[[Zygote, Turn], Awaitable[ResultT]], turn: Turn) -> ResultT:
         async with self._replacing:
-            if len(self._zygotes) < self._size:
+            for zygote in [zygote for zygote in self._zygotes if not zygote.alive]:  # it died while it idled
+                await self._discard(zygote)
+            while len(self._zygotes) < self._size:
                 try:
                     await self._start_zygote()
                 except IsolationRefusedError as error:
@@ -118,11 +140,14 @@ class SandboxPool:
         try:
             return await use(zygote, turn)
         except ZygoteLostError:
-            if zygote in self._zygotes:  # else another test that was lost with it has done this
-                metrics.GRADER_RESTARTS.labels("sandbox", "lost").inc()
-                self._zygotes.discard(zygote)
-                await zygote.close()
+            await self._discard(zygote)
             raise
+
+    async def _discard(self, zygote: Zygote) -> None:
+        if zygote in self._zygotes:  # else another test that was lost with it has done this
+            self._zygotes.discard(zygote)
+            metrics.GRADER_RESTARTS.labels("sandbox", "lost").inc()
+            await zygote.close()
 
     async def _start_zygote(self) -> None:
         zygote = await Zygote.start(self._level)

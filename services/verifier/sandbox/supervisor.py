@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,8 @@ _NICENESS: Final = ((0.015, 10), (0.5, 19))
 _NEW_S: Final = 0.1
 _LOOK_AT_NEW_S: Final = 0.01
 _LOOK_S: Final = 0.05
+_LOOKS_SHARE: Final = 0.025
+"""Looking at one child takes no more of a core than this: many threads take long to look at."""
 _MAX_THREADS: Final = 128
 
 
@@ -91,6 +94,7 @@ class Supervisor:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def _look(self) -> None:
+        began_s = time.thread_time()
         process = _process_id(self._pidfd)
         usage = read_usage(process)
         if usage is None:
@@ -108,7 +112,8 @@ class Supervisor:
         else:
             while self._lower and own_s > self._lower[0][0]:
                 self._set_niceness(self._lower.pop(0)[1])
-            self._next_look = self._loop.call_later(_LOOK_AT_NEW_S if own_s < _NEW_S else _LOOK_S, self._look)
+            pause_s = max(_LOOK_AT_NEW_S if own_s < _NEW_S else _LOOK_S, (time.thread_time() - began_s) / _LOOKS_SHARE)
+            self._next_look = self._loop.call_later(pause_s, self._look)
 
 
 def _process_id(pidfd: int) -> int:

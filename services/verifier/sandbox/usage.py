@@ -1,4 +1,4 @@
-"""What a process has used so far, as the kernel tells it in /proc."""
+"""What a process and those it started have used so far, as the kernel tells it in /proc."""
 
 import contextlib
 import os
@@ -8,15 +8,17 @@ from pathlib import Path
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
-# Fields of /proc/PID/stat, counted from the state, which follows the name in parentheses.
-_STATE, _USER_TICKS, _SYSTEM_TICKS, _THREADS, _RESIDENT_PAGES = 0, 11, 12, 17, 21
+# Fields of /proc/PID/stat, counted from the state, which follows the name in parentheses. Ticks, in user mode and in
+# the kernel, are those of the process, then those of the children that it has seen end.
+_STATE, _TICKS, _THREADS, _RESIDENT_PAGES = 0, slice(11, 15), 17, 21
 
-_MOST_THREADS_READ = 256  # who has more is stopped for that, not measured
+_ENDED = (FileNotFoundError, ProcessLookupError)  # a thread or process that was there just now
+_MOST_READ = 256  # who has more threads or processes is stopped for that, not measured
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Of one process.
+    """Of a process with its descendants.
 
     Attributes:
         threads: those alive.
@@ -34,36 +36,41 @@ class Usage:
 
 def read_usage(process: int) -> Usage | None:
     """What a process has used; None when it has ended."""
-    try:
-        fields = _stat(Path(f"/proc/{process}"))
-        threads = int(fields[_THREADS])
-        if fields[_STATE] in (b"Z", b"X") and threads <= 1:
-            return None
-    except (FileNotFoundError, ProcessLookupError):
+    own = _stat(Path(f"/proc/{process}"))
+    if own is None or (own[_STATE] in (b"Z", b"X") and int(own[_THREADS]) <= 1):
         return None
-    cpu_s = (int(fields[_USER_TICKS]) + int(fields[_SYSTEM_TICKS])) * _TICK_S
-    waits_s = _waits_s(process) if threads <= _MOST_THREADS_READ else {}
-    return Usage(threads, int(fields[_RESIDENT_PAGES]) * _PAGE_BYTES, cpu_s, waits_s)
+    family = [process, *_descendants(process)]
+    stats = [own, *filter(None, (_stat(Path(f"/proc/{member}")) for member in family[1:]))]
+    threads = sum(int(fields[_THREADS]) for fields in stats)
+    resident_pages = sum(int(fields[_RESIDENT_PAGES]) for fields in stats)
+    cpu_ticks = sum(sum(map(int, fields[_TICKS])) for fields in stats)
+    waits_s = _waits_s(family) if threads <= _MOST_READ else {}
+    return Usage(threads, resident_pages * _PAGE_BYTES, cpu_ticks * _TICK_S, waits_s)
 
 
 def is_runnable(process: int) -> bool:
-    """Whether any thread of a process is running or would if it had a core."""
-    for thread in _threads(process):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if _stat(thread)[_STATE] == b"R":
-                return True
-    return False
+    """Whether any thread of a process or of a descendant is running or would if it had a core."""
+    threads = (thread for member in (process, *_descendants(process)) for thread in _threads(member))
+    return any(fields is not None and fields[_STATE] == b"R" for fields in map(_stat, threads))
 
 
-def _stat(folder: Path) -> list[bytes]:
-    # As bytes: a process chooses its name, which stands there as it is.
-    return (folder / "stat").read_bytes().rpartition(b")")[2].split()
+def _descendants(process: int) -> list[int]:
+    found: list[int] = []
+    generation = [process]
+    while generation and len(found) <= _MOST_READ:
+        threads = [thread for member in generation for thread in _threads(member)]
+        generation = []
+        for thread in threads:
+            with contextlib.suppress(*_ENDED):
+                generation += map(int, (thread / "children").read_bytes().split())
+        found += generation
+    return found
 
 
-def _waits_s(process: int) -> dict[int, float]:
+def _waits_s(family: list[int]) -> dict[int, float]:
     waits = {}
-    for thread in _threads(process):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended just now, the process need not have
+    for thread in (thread for member in family for thread in _threads(member)):
+        with contextlib.suppress(*_ENDED):
             waits[int(thread.name)] = int((thread / "schedstat").read_bytes().split()[1]) / 1e9
     return waits
 
@@ -71,5 +78,13 @@ def _waits_s(process: int) -> dict[int, float]:
 def _threads(process: int) -> list[Path]:
     try:
         return list(Path(f"/proc/{process}/task").iterdir())
-    except (FileNotFoundError, ProcessLookupError):
+    except _ENDED:
         return []
+
+
+def _stat(folder: Path) -> list[bytes] | None:
+    try:
+        # As bytes: a process chooses its name, which stands there as it is.
+        return (folder / "stat").read_bytes().rpartition(b")")[2].split()
+    except _ENDED:
+        return None

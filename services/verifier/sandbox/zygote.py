@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -17,12 +16,12 @@ from services.verifier.sandbox.execution import Ended, Execution, ExecutionLostE
 from services.verifier.sandbox.inside.descriptors import READY
 from services.verifier.sandbox.isolation import IsolationLevel
 from services.verifier.sandbox.own_time import OwnTime
+from services.verifier.sandbox.sealed_file import sealed_file
 from services.verifier.sandbox.supervisor import PATIENCE_S, Supervisor
 
 _START_S = 20.0
 _GRACE_S = 5.0  # a zygote that has not answered so long after a child's last moment is taken for dead
 _MESSAGE_BYTES = 4096
-_ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _SOURCE_ROOT = Path(__file__).parents[3]
 _BOOT = (
     "import sys; sys.path.insert(0, sys.argv.pop()); from services.verifier.sandbox.inside import zygote; "
@@ -81,6 +80,11 @@ class Zygote:
         return self._process.pid
 
     @property
+    def alive(self) -> bool:
+        """Whether the interpreter runs, as far as the kernel has said."""
+        return self._process.poll() is None
+
+    @property
     def children(self) -> int:
         """Children that are alive, or asked for."""
         return len(self._running)
@@ -96,7 +100,7 @@ class Zygote:
             ZygoteLostError: the zygote died meanwhile.
             ChildLostError: the child could not be locked down.
         """
-        return await self._finish(self._begin(execution, None, OwnTime(), yield_turn))
+        return await self._finish(self._begin(execution, OwnTime(), yield_turn))
 
     async def run_pair(
         self, hosting: Execution, asserting: Execution, yield_turn: Callable[[], None]
@@ -110,8 +114,8 @@ class Zygote:
         own_time = OwnTime()  # one works while the other waits for it
         left, right = socket.socketpair()
         with left, right:
-            host = self._begin(hosting, left, own_time, yield_turn)
-            asserter = self._begin(asserting, right, own_time, yield_turn)
+            host = self._begin(replace(hosting, extra=left.fileno()), own_time, yield_turn)
+            asserter = self._begin(replace(asserting, extra=right.fileno()), own_time, yield_turn)
 
         async def finish_asserter() -> Ended:
             try:
@@ -122,9 +126,7 @@ class Zygote:
 
         return await asyncio.gather(self._finish(host), finish_asserter())
 
-    def _begin(
-        self, execution: Execution, peer: socket.socket | None, own_time: OwnTime, yield_turn: Callable[[], None]
-    ) -> int:
+    def _begin(self, execution: Execution, own_time: OwnTime, yield_turn: Callable[[], None]) -> int:
         """Ask for a child and return its number."""
         test_id, self._next_id = self._next_id, self._next_id + 1
         limits = execution.limits
@@ -137,17 +139,15 @@ class Zygote:
         report, report_end = os.pipe()
         supervisor = Supervisor(limits, own_time, set_niceness, output, report)
         self._running[test_id] = (supervisor, asyncio.get_running_loop().create_future())
-        own = [
-            _sealed_file(execution.stdin),
-            output_end,
-            report_end,
-            _sealed_file(execution.request),
-        ]
+        order = {
+            "start": test_id,
+            "profile": execution.profile.value,
+            "wall_s": limits.wall_s,
+            "memory_bytes": limits.memory_bytes,
+        }
+        own = [sealed_file(execution.stdin), output_end, report_end, sealed_file(execution.request)]
         try:
-            self._send(
-                {"start": test_id, "wall_s": limits.wall_s, "memory_bytes": limits.memory_bytes},
-                own if peer is None else [*own, peer.fileno()],
-            )
+            self._send(order, own if execution.extra is None else [*own, execution.extra])
         finally:
             for descriptor in own:  # the child has its own copies; with ours open the pipes would never end
                 os.close(descriptor)
@@ -237,14 +237,3 @@ def _spawn(level: IsolationLevel) -> tuple[subprocess.Popen[bytes], socket.socke
         )
     ours.setblocking(False)
     return process, ours
-
-
-def _sealed_file(data: bytes) -> int:
-    """A file in memory that nobody can change any more."""
-    descriptor = os.memfd_create("treerl", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _ALL_SEALS)
-    return descriptor

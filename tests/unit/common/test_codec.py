@@ -37,7 +37,9 @@ PROBLEMS = [
         "f",
         tests=CallTests(fn_name="f", cases=(CallCase(args=(), result=None),), checker="def check(a, b, c): return c"),
     ),
-    Problem("w", Domain.CODE, "echo", tests=StdinTests(cases=(StdinCase(input="", output=""),), checker="x")),
+    Problem(
+        "w", Domain.CODE, "echo", tests=StdinTests(cases=(StdinCase(input="", output=""),), checker="x", language="cpp")
+    ),
     Problem("a", Domain.CODE, "f", tests=AssertTests(code="assert f(1) == 2")),
 ]
 

@@ -3,6 +3,9 @@
 import pytest
 
 from services.verifier.code_extraction import extract_program
+from services.verifier.languages import LANGUAGES
+
+PYTHON, CPP = LANGUAGES["python"], LANGUAGES["cpp"]
 
 
 @pytest.mark.parametrize(
@@ -24,11 +27,25 @@ from services.verifier.code_extraction import extract_program
     ],
 )
 def test_the_program_is_found(response: str, program: str) -> None:
-    assert extract_program(response) == program
+    assert extract_program(response, PYTHON) == program
 
 
 @pytest.mark.parametrize(
     "response", ["", "I would sort the list first.", "```python\n\n```", "Step 1: read the input."]
 )
 def test_no_program_is_none(response: str) -> None:
-    assert extract_program(response) is None
+    assert extract_program(response, PYTHON) is None
+
+
+@pytest.mark.parametrize(
+    ("response", "program"),
+    [
+        ("In Python:\n```python\nx = 1\n```\nso in C++:\n```cpp\nint main() {}\n```", "int main() {}\n"),
+        ("```C++\nint main() {}\n```\nOutput:\n```\n5\n```", "int main() {}\n"),
+        ("```\nint main() {}\n```", "int main() {}\n"),
+        ("#include <iostream>\nint main() {}", "#include <iostream>\nint main() {}"),
+        ("x = 1", None),
+    ],
+)
+def test_the_language_decides_what_is_a_program(response: str, program: str | None) -> None:
+    assert extract_program(response, CPP) == program

@@ -9,6 +9,7 @@ from services.verifier.findings import (
     compare_output,
     compare_result,
     find_check,
+    find_compilation,
     find_failure,
     find_result,
     read_assertions,
@@ -44,11 +45,42 @@ def test_why_it_was_killed_is_why_it_failed(stop: Stop, outcome: Outcome) -> Non
          "KeyError in line 4: 'k'"),
         (1, b'{"error": {"type": "MemoryError"}}', Outcome.MEMORY, "ran out of memory (100 bytes)"),
         (1, b'{"error": 7}', Outcome.RUNTIME_ERROR, "the program exited with status 1"),
-        (1, b"[" * 100_000, Outcome.RUNTIME_ERROR, "the program exited with status 1"),
+        (1, b"{" * 100_000, Outcome.RUNTIME_ERROR, "the program exited with status 1"),
     ],
 )  # fmt: skip
 def test_how_it_ended_is_why_it_failed(status: int, report: bytes, outcome: Outcome, reason: str) -> None:
     assert find_failure(replace(WELL, status=status, report=report), LIMITS) == (outcome, reason)
+
+
+def test_a_compiled_program_reports_in_its_own_words() -> None:
+    threw = replace(WELL, status=-6, report=b"terminate called\n  what():  boo\n")
+    reason = "the program was killed by signal 6: '  what():  boo'"
+    assert find_failure(threw, LIMITS) == (Outcome.RUNTIME_ERROR, reason)
+    full = replace(threw, report=b"terminate called\n  what():  std::bad_alloc\n")
+    assert find_failure(full, LIMITS) == (Outcome.MEMORY, "ran out of memory (100 bytes)")
+
+
+@pytest.mark.parametrize(
+    ("ended", "outcome", "reason"),
+    [
+        (replace(WELL, status=1, output=b"<stdin>: In main:\n<stdin>:1:3: error: no\nx\n"), Outcome.RUNTIME_ERROR,
+         "it does not compile: <stdin>:1:3: error: no"),
+        (replace(WELL, status=1, output=b"ld: x.o: undefined reference to `f'\ncollect2: error: ld failed\n"),
+         Outcome.RUNTIME_ERROR, "it does not compile: ld: x.o: undefined reference to `f'"),
+        (replace(WELL, status=1, output=b"cc1plus: out of memory allocating 65536 bytes\n"), Outcome.MEMORY,
+         "compiling it ran out of memory (100 bytes)"),
+        (replace(WELL, stop=Stop.TIME), Outcome.TIMEOUT, "compiling it ran longer than 2 s"),
+        (replace(WELL, stop=Stop.STARVED), Outcome.INFRA_ERROR, None),
+        (replace(WELL, stop=Stop.OUTPUT, output=b"a: error: b\n" * 9), Outcome.RUNTIME_ERROR,
+         "it does not compile: a: error: b"),
+        (replace(WELL, status=-9), Outcome.RUNTIME_ERROR, "it does not compile: status -9"),
+    ],
+)  # fmt: skip
+def test_why_it_does_not_compile(ended: Ended, outcome: Outcome, reason: str | None) -> None:
+    found = find_compilation(ended, LIMITS)
+    assert found is not None
+    assert found[0] is outcome
+    assert reason in (None, found[1])
 
 
 def test_a_report_of_failure_with_a_good_end_is_no_failure() -> None:

@@ -30,7 +30,7 @@ class _DomainEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Domain.ValueTy
     DOMAIN_MATH: _Domain.ValueType  # 1
     """A mathematical expression, compared with a gold answer."""
     DOMAIN_CODE: _Domain.ValueType  # 2
-    """A Python program, run against tests in the sandbox."""
+    """A program, run against tests in the sandbox."""
 
 class Domain(_Domain, metaclass=_DomainEnumTypeWrapper):
     """What kind of answer a problem asks for; decides which grader judges it."""
@@ -40,7 +40,7 @@ DOMAIN_UNSPECIFIED: Domain.ValueType  # 0
 DOMAIN_MATH: Domain.ValueType  # 1
 """A mathematical expression, compared with a gold answer."""
 DOMAIN_CODE: Domain.ValueType  # 2
-"""A Python program, run against tests in the sandbox."""
+"""A program, run against tests in the sandbox."""
 Global___Domain: _TypeAlias = Domain  # noqa: Y015
 
 @_typing.final
@@ -159,10 +159,13 @@ class StdinTests(_message.Message):
 
     CASES_FIELD_NUMBER: _builtins.int
     CHECKER_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
     checker: _builtins.str
     """Python source that defines check(given, expected, got): given the input, the expected output and the output, all
     text, it returns True or False. Empty if outputs have to be equal.
     """
+    language: _builtins.str
+    """Language of the program: "python" or "cpp"; empty means Python."""
     @_builtins.property
     def cases(self) -> _containers.RepeatedCompositeFieldContainer[Global___StdinTests.Case]:
         """At least one; a correct program passes all."""
@@ -172,10 +175,11 @@ class StdinTests(_message.Message):
         *,
         cases: _abc.Iterable[Global___StdinTests.Case] | None = ...,
         checker: _builtins.str = ...,
+        language: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "checker", b"checker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "checker", b"checker", "language", b"language"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,13 +7,18 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final
 
-from services.verifier.sandbox.inside import landlock, libc, seccomp
+from services.verifier.sandbox.inside import landlock, libc, readable, seccomp
+from services.verifier.sandbox.inside.profile import Profile
 
-_NOBODY: Final = 65534
+NOBODY: Final = 65534
+"""Who root becomes."""
 
 LANDLOCK_LEVEL: Final = 2
 SECCOMP_LEVEL: Final = 3
 NAMESPACES_LEVEL: Final = 4
+
+COMPILED_BYTES: Final = 64 << 20
+"""The largest file that a compiler may write."""
 
 _OPEN_FILES: Final = 64
 _TASKS: Final = 256
@@ -26,7 +31,7 @@ class Confinement:
 
     Attributes:
         level: `IsolationLevel` as a number.
-        ruleset: descriptor of the Landlock rules; -1 below that level.
+        ruleset: descriptor of the Landlock rules for Python; -1 below that level.
         zygote: process id of the parent.
     """
 
@@ -45,8 +50,8 @@ def drop_privileges() -> None:
         return
     try:
         os.setgroups([])
-        os.setresgid(_NOBODY, _NOBODY, _NOBODY)
-        os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
     except PermissionError as error:
         raise PermissionError("root cannot change its user here: run the verifier as another user") from error
 
@@ -57,8 +62,15 @@ def forbid_new_privileges() -> None:
     libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
 
 
-def confine(confinement: Confinement, wall_s: float, memory_bytes: int) -> None:
+def confine(confinement: Confinement, profile: Profile, wall_s: float, memory_bytes: int, scratch: int) -> None:
     """Lock this process down for good.
+
+    Args:
+        confinement: what holds for all children.
+        profile: what this one is for.
+        wall_s: time that it may use.
+        memory_bytes: address space that it may use.
+        scratch: descriptor of a compiler's folder.
 
     Raises:
         OSError: a layer failed; the process must not go on.
@@ -67,21 +79,31 @@ def confine(confinement: Confinement, wall_s: float, memory_bytes: int) -> None:
     libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != confinement.zygote:  # it died before the kernel knew that we want to follow it
         raise ProcessLookupError("the zygote is gone")
-    _set_limits(confinement, wall_s, memory_bytes)
+    _set_limits(confinement, profile, wall_s, memory_bytes)
     libc.prctl(libc.PR_SET_DUMPABLE, 0)
+    if profile is Profile.COMPILER:
+        os.fchdir(scratch)
     if confinement.level >= LANDLOCK_LEVEL:
-        landlock.restrict(confinement.ruleset)
+        landlock.restrict(confinement.ruleset if profile is Profile.PYTHON else _create_ruleset(profile, scratch))
     if confinement.level >= SECCOMP_LEVEL:
-        seccomp.install(os.getpid())
+        seccomp.install(os.getpid(), profile)
 
 
-def _set_limits(confinement: Confinement, wall_s: float, memory_bytes: int) -> None:
+def _create_ruleset(profile: Profile, scratch: int) -> int:
+    if profile is Profile.BINARY:
+        return landlock.create_ruleset([(path, landlock.READ) for path in readable.DEVICES])
+    toolchain = [(path, landlock.RUN) for path in readable.TOOLCHAIN]
+    # No devices that never end: a source may include them.
+    return landlock.create_ruleset([*toolchain, (scratch, landlock.WORK), (os.devnull, landlock.READ)])
+
+
+def _set_limits(confinement: Confinement, profile: Profile, wall_s: float, memory_bytes: int) -> None:
     limits = {
         resource.RLIMIT_CPU: ceil(wall_s) + 1,  # a net below the limit that the verifier watches
         resource.RLIMIT_AS: memory_bytes,
         resource.RLIMIT_STACK: _STACK_BYTES,
         resource.RLIMIT_NOFILE: _OPEN_FILES,
-        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_FSIZE: COMPILED_BYTES if profile is Profile.COMPILER else 0,
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_MEMLOCK: 0,
         resource.RLIMIT_MSGQUEUE: 0,

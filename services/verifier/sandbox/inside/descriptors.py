@@ -13,7 +13,11 @@ REPORT: Final = 3
 REQUEST: Final = 4
 """A sealed file that holds the request; read once and closed."""
 PEER: Final = 5
-"""A socket to the other half of an assertion test; absent in other tests."""
+"""A socket to the other half of an assertion test."""
+PROGRAM: Final = 5
+"""The compiled program that a child becomes."""
+SCRATCH: Final = 5
+"""The folder that a compiler works in. A child has one of the three, or none."""
 
 READY: Final = b"R"
 """Says that the child is locked down and about to run the program."""
@@ -24,7 +28,7 @@ HIGHEST: Final = 256
 
 
 def arrange(received: Sequence[int]) -> None:
-    """Put the received input, output, report, request and perhaps peer in their places, and close everything else."""
+    """Put the received input, output, report, request and perhaps one more in their places, close everything else."""
     moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, _BEYOND) for descriptor in received]
     places = (INPUT, OUTPUT, REPORT, REQUEST, PEER)
     for place, descriptor in zip(places, moved, strict=False):

@@ -7,6 +7,7 @@ from typing import Final
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_DUMPABLE: Final = 4
 PR_SET_SECCOMP: Final = 22
+PR_SET_CHILD_SUBREAPER: Final = 36
 PR_SET_NO_NEW_PRIVS: Final = 38
 _M_ARENA_MAX: Final = -8
 _CAPABILITY_VERSION_3: Final = 0x20080522

@@ -1,4 +1,8 @@
-"""Which files an interpreter needs: the standard library, the C libraries it links, time zones and null devices."""
+"""Which files there are to read.
+
+An interpreter needs the standard library, the C libraries it links, time zones and null devices; a compiler needs the
+folders in which systems keep their compilers, headers and libraries.
+"""
 
 import os
 import sysconfig
@@ -14,17 +18,18 @@ _LIBRARY_FOLDERS: Final = (
     "/lib64",
     "/usr/lib64",
 )
-_DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
+TOOLCHAIN: Final = ("/usr/bin", "/usr/include", "/usr/lib", "/usr/lib64", "/usr/libexec", "/bin", "/lib", "/lib64")
+DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 _ZONES: Final = "/usr/share/zoneinfo"
 
 
 def mounted_paths() -> list[str]:
     """What a private root must hold."""
-    found = [STANDARD_LIBRARY, *_LIBRARY_FOLDERS, _ZONES, *_DEVICES]
+    found = [*TOOLCHAIN, STANDARD_LIBRARY, *_LIBRARY_FOLDERS, _ZONES, *DEVICES]
     return [path for path in found if os.path.exists(path)]
 
 
 def readable_paths() -> list[str]:
     """What a program may read."""
     standard = [entry.path for entry in os.scandir(STANDARD_LIBRARY) if entry.name not in _NOT_STANDARD]
-    return [*standard, *_LIBRARY_FOLDERS, _ZONES, *_DEVICES]
+    return [*standard, *_LIBRARY_FOLDERS, _ZONES, *DEVICES]

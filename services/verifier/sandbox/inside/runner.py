@@ -13,7 +13,7 @@ import sys
 import types
 from typing import Any, NoReturn
 
-from services.verifier.sandbox.inside import asserter, descriptors, program_host
+from services.verifier.sandbox.inside import asserter, descriptors, native, program_host
 from services.verifier.sandbox.inside.source import PROGRAM_NAME, execute
 
 _DETAIL_LENGTH = 300
@@ -82,7 +82,14 @@ def _run_assertions(request: dict[str, Any]) -> dict[str, Any]:
     return {"passed": True}
 
 
-_MODES = {"stdin": _run_program, "call": _call_function, "host": _host_program, "assert": _run_assertions}
+_MODES = {
+    "stdin": _run_program,
+    "call": _call_function,
+    "host": _host_program,
+    "assert": _run_assertions,
+    "compiler": native.run_compiler,
+    "binary": native.run_binary,
+}
 
 
 def _open_standard_streams() -> None:

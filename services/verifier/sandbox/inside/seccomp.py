@@ -8,7 +8,8 @@ import os
 from errno import ENOSYS, EPERM
 from typing import Final
 
-from services.verifier.sandbox.inside import libc
+from services.verifier.sandbox.inside import descriptors, libc
+from services.verifier.sandbox.inside.profile import Profile
 from services.verifier.sandbox.inside.system_calls import MACHINES
 
 _ALLOW: Final = 0x7FFF0000
@@ -28,6 +29,9 @@ _X32_BIT: Final = 0x40000000  # the x32 table on x86_64 has other numbers for th
 # What C libraries ask for when they start a thread, and a flag without effect that some of them add.
 _THREAD_FLAGS: Final = 0x003D0F00
 _DETACHED_FLAG: Final = 0x00400000
+# Namespaces, tracing, and a parent of one's choice.
+_FORBIDDEN_FLAGS: Final = 0x7E020000 | 0x00002000 | 0x00800000 | 0x00008000
+_AT_EMPTY_PATH: Final = 0x1000
 _AF_UNIX: Final = 1
 _PR_SET_NAME, _PR_GET_NAME = 15, 16
 _TCGETS, _TIOCGWINSZ, _FIONREAD, _FIONBIO, _FIONCLEX, _FIOCLEX = 0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451
@@ -50,33 +54,38 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_uint16), ("instructions", ctypes.POINTER(_Instruction)))
 
 
-def install(process_id: int) -> None:
+def install(process_id: int, profile: Profile) -> None:
     """Filter this process, which is `process_id`, for good; it must have set no_new_privs.
 
     Raises:
         OSError: the kernel refuses the filter.
         KeyError: the machine is neither x86_64 nor aarch64.
     """
-    program = filter_program(os.uname().machine, process_id)
+    program = filter_program(os.uname().machine, process_id, profile)
     array = (_Instruction * len(program))(*(_Instruction(*instruction) for instruction in program))
     libc.prctl(libc.PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(_Program(len(program), array)))
 
 
-def filter_program(machine: str, process_id: int) -> list[Instruction]:
+def filter_program(machine: str, process_id: int, profile: Profile) -> list[Instruction]:
     """The filter for one process, as (code, jump if true, jump if false, operand)."""
-    architecture, free, conditional = MACHINES[machine]
+    calls = MACHINES[machine]
+    free = [*calls.free.values(), *(calls.compiler.values() if profile is Profile.COMPILER else ())]
+    bodies = {calls.conditional[name]: body for name, body in _conditions(process_id).items()}
+    if profile is Profile.COMPILER:
+        bodies[calls.conditional["clone"]] = _CLONE_PROCESS
+    elif profile is Profile.BINARY:
+        bodies[calls.execveat] = _EXECUTE_PROGRAM
     program = [
         (_LOAD_WORD, 0, 0, _ARCHITECTURE_OFFSET),
-        (_JUMP_IF_EQUAL, 1, 0, architecture),
+        (_JUMP_IF_EQUAL, 1, 0, calls.audit_architecture),
         _answer(_KILL_PROCESS),
         (_LOAD_WORD, 0, 0, _NUMBER_OFFSET),
         (_JUMP_IF_AT_LEAST, 0, 1, _X32_BIT),
         _answer(_KILL_PROCESS),
     ]
-    for number in free.values():
+    for number in free:
         program += [(_JUMP_IF_EQUAL, 0, 1, number), _answer(_ALLOW)]
-    for name, number in conditional.items():
-        body = _conditions(process_id)[name]
+    for number, body in bodies.items():
         program += [(_JUMP_IF_EQUAL, 0, len(body), number), *body]
     program.append(_answer(_FAIL_WITH | EPERM))
     return program
@@ -85,13 +94,7 @@ def filter_program(machine: str, process_id: int) -> list[Instruction]:
 def _conditions(process_id: int) -> dict[str, list[Instruction]]:
     """What decides a call that depends on its arguments; every list ends in an answer."""
     return {
-        "clone": [
-            (_LOAD_WORD, 0, 0, _argument(0)),
-            (_AND, 0, 0, ~_DETACHED_FLAG & 0xFFFFFFFF),
-            (_JUMP_IF_EQUAL, 0, 1, _THREAD_FLAGS),
-            _answer(_ALLOW),
-            _answer(_FAIL_WITH | EPERM),
-        ],
+        "clone": _CLONE_THREAD,
         # Its flags lie in memory, out of the filter's sight; glibc then falls back to clone.
         "clone3": [_answer(_FAIL_WITH | ENOSYS)],
         "kill": _allow_values(0, process_id),
@@ -133,3 +136,28 @@ def _argument(index: int) -> int:
 
 def _answer(action: int) -> Instruction:
     return (_RETURN, 0, 0, action)
+
+
+_CLONE_THREAD: Final = [
+    (_LOAD_WORD, 0, 0, _argument(0)),
+    (_AND, 0, 0, ~_DETACHED_FLAG & 0xFFFFFFFF),
+    (_JUMP_IF_EQUAL, 0, 1, _THREAD_FLAGS),
+    _answer(_ALLOW),
+    _answer(_FAIL_WITH | EPERM),
+]
+_CLONE_PROCESS: Final = [
+    (_LOAD_WORD, 0, 0, _argument(0)),
+    (_AND, 0, 0, _FORBIDDEN_FLAGS),
+    (_JUMP_IF_EQUAL, 0, 1, 0),
+    _answer(_ALLOW),
+    _answer(_FAIL_WITH | EPERM),
+]
+# The program could do it again: what it can get to be descriptor PROGRAM, Landlock lets it not execute.
+_EXECUTE_PROGRAM: Final = [
+    (_LOAD_WORD, 0, 0, _argument(0)),
+    (_JUMP_IF_EQUAL, 0, 3, descriptors.PROGRAM),
+    (_LOAD_WORD, 0, 0, _argument(4)),
+    (_JUMP_IF_EQUAL, 0, 1, _AT_EMPTY_PATH),
+    _answer(_ALLOW),
+    _answer(_FAIL_WITH | EPERM),
+]

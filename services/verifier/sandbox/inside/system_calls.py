@@ -1,6 +1,6 @@
-"""Numbers of the system calls that a Python program needs, on the machines the sandbox runs on."""
+"""Numbers of the system calls that programs and compilers need, on the machines the sandbox runs on."""
 
-from typing import Final
+from typing import Final, NamedTuple
 
 # What a program may call with any arguments. Not here on purpose: everything that creates processes, descriptors to
 # other processes, sockets, anonymous files, namespaces or mounts, changes files, or reaches into the kernel (bpf,
@@ -48,8 +48,29 @@ _AARCH64_CONDITIONAL: Final = {
     "fcntl": 25, "socketpair": 199, "sendto": 206, "recvfrom": 207,
 }  # fmt: skip
 
-# Machine as `os.uname` names it: its audit architecture, free system calls, conditional system calls.
+# What a compiler needs besides: it is several programs, which leave files for one another.
+_X86_64_COMPILER: Final = {
+    "fork": 57, "vfork": 58, "execve": 59, "wait4": 61, "ftruncate": 77, "rename": 82, "unlink": 87, "chmod": 90,
+    "fchmod": 91, "waitid": 247, "unlinkat": 263, "renameat": 264, "fchmodat": 268, "renameat2": 316,
+}  # fmt: skip
+_AARCH64_COMPILER: Final = {
+    "unlinkat": 35, "renameat": 38, "ftruncate": 46, "fchmod": 52, "fchmodat": 53, "waitid": 95, "execve": 221,
+    "wait4": 260, "renameat2": 276,
+}  # fmt: skip
+
+
+class Machine(NamedTuple):
+    """The system calls of one machine, by name: those free for all, those that depend on arguments, and others."""
+
+    audit_architecture: int
+    free: dict[str, int]
+    conditional: dict[str, int]
+    compiler: dict[str, int]
+    execveat: int
+
+
 MACHINES: Final = {
-    "x86_64": (0xC000003E, _X86_64, _X86_64_CONDITIONAL),
-    "aarch64": (0xC00000B7, _AARCH64, _AARCH64_CONDITIONAL),
+    "x86_64": Machine(0xC000003E, _X86_64, _X86_64_CONDITIONAL, _X86_64_COMPILER, 322),
+    "aarch64": Machine(0xC00000B7, _AARCH64, _AARCH64_CONDITIONAL, _AARCH64_COMPILER, 281),
 }
+"""By the name that `os.uname` gives."""

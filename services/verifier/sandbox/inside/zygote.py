@@ -3,10 +3,10 @@
 It never sees a program, an input or an expected output: it only passes on descriptors, and the child reads its request
 after the fork. A program that searches its own memory therefore finds nothing of other tests.
 
-Messages on the control socket are JSON objects, one a packet. In: {"start": id, "wall_s", "memory_bytes"} with the
-child's descriptors; {"renice": id, "niceness"}. Out: {"ready": true} or {"refused": reason} once; for each child
-{"started": id} with a pidfd, unless no process can be had, then {"ended": id, "status": exit code or minus the signal,
-"cpu_s"}.
+Messages on the control socket are JSON objects, one a packet. In: {"start": id, "profile", "wall_s", "memory_bytes"}
+with the child's descriptors; {"renice": id, "niceness"}. Out: {"ready": true} or {"refused": reason} once; for each
+child {"started": id} with a pidfd, unless no process can be had, then {"ended": id, "status": exit code or minus the
+signal, "cpu_s"}.
 """
 
 import contextlib
@@ -30,6 +30,7 @@ from services.verifier.sandbox.inside import (
     runner,
 )
 from services.verifier.sandbox.inside.confinement import Confinement
+from services.verifier.sandbox.inside.profile import Profile
 
 _MESSAGE_BYTES = 4096
 _DESCRIPTORS_PER_TEST = 5
@@ -58,10 +59,12 @@ def _set_up(level: int) -> Confinement:
     else:
         confinement.drop_privileges()
     confinement.forbid_new_privileges()
+    libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
     libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)  # again: changing the user cleared it, and a fork does
     ruleset = -1
     if level >= confinement.LANDLOCK_LEVEL:
-        ruleset = landlock.create_ruleset(readable.readable_paths(), [readable.STANDARD_LIBRARY])
+        paths = [(path, landlock.READ) for path in readable.readable_paths()]
+        ruleset = landlock.create_ruleset([*paths, (readable.STANDARD_LIBRARY, landlock.LIST)])
     gc.freeze()
     return Confinement(level, ruleset, os.getpid())
 
@@ -114,14 +117,20 @@ def _renice(processes: list[int], order: dict[str, Any]) -> None:
 
 def _report_end(control: socket.socket, pidfd: int, process: int, test_id: int) -> None:
     os.close(pidfd)
+    with contextlib.suppress(ProcessLookupError):  # it ended before it had a group
+        os.killpg(process, signal.SIGKILL)  # what a compiler may have left running
     _, status, usage = os.wait4(process, 0)
+    with contextlib.suppress(ChildProcessError):  # they became our children when their parents died
+        while True:
+            os.waitpid(-process, 0)
     ended = {"ended": test_id, "status": os.waitstatus_to_exitcode(status), "cpu_s": usage.ru_utime + usage.ru_stime}
     control.send(json.dumps(ended).encode())
 
 
 def _be_child(lockdown: Confinement, order: dict[str, Any], received: list[int]) -> NoReturn:
     try:
-        confinement.confine(lockdown, order["wall_s"], order["memory_bytes"])
+        profile = Profile(order["profile"])
+        confinement.confine(lockdown, profile, order["wall_s"], order["memory_bytes"], scratch=received[-1])
         descriptors.arrange(received)
         os.write(descriptors.REPORT, descriptors.READY)
     except (OSError, MemoryError):
