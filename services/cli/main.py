@@ -246,6 +246,45 @@ def evaluate(
 
 
 @app.command()
+def sft(
+    model: Annotated[Path, typer.Option(help="Hugging Face folder to start from.")],
+    data: Annotated[Path, typer.Option(help="Prompts and responses: JSONL, Parquet or saved Hugging Face data set.")],
+    output: Annotated[Path, typer.Option(help="Folder of the new model; appears when it is complete.")],
+    prompt_column: Annotated[str, typer.Option(help="[default: prompt, problem or question]")] = "",
+    response_column: Annotated[str, typer.Option(help="[default: response, completion or solution]")] = "",
+    prompt_format: Annotated[Literal["plain", "chat"], typer.Option(help="As the sampler will be set.")] = "plain",
+    system_prompt: Annotated[str, typer.Option(help="System turn of the chat template.")] = "",
+    epochs: Annotated[int, typer.Option(min=1, help="Times that every demonstration is seen.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Demonstrations of one optimizer step.")] = 32,
+    microbatch: Annotated[int, typer.Option(min=1, help="Computed at once; fewer need less memory.")] = 8,
+    learning_rate: Annotated[float, typer.Option(min=0, help="AdamW's, at its highest.")] = 1e-5,
+    max_tokens: Annotated[int, typer.Option(min=2, help="Longer demonstrations are left out.")] = 2048,
+    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of activations; weights stay fp32.")] = "fp32",
+    seed: Annotated[int, typer.Option(min=0, help="Decides the order.")] = 0,
+) -> None:
+    """Teach a model by demonstrations, with the loss on responses alone; vLLM and transformers load the result."""
+    from services.cli.sft import run_sft
+    from services.sft.fine_tuning import Recipe
+
+    recipe = Recipe(
+        model=model,
+        data=data,
+        prompt_column=prompt_column,
+        response_column=response_column,
+        prompt_format=prompt_format,
+        system_prompt=system_prompt,
+        epochs=epochs,
+        batch_size=batch_size,
+        microbatch=microbatch,
+        learning_rate=learning_rate,
+        max_tokens=max_tokens,
+        precision=precision,
+        seed=seed,
+    )
+    run_sft(recipe, output)
+
+
+@app.command()
 def advantages(
     file: Annotated[Path, typer.Option(help="JSONL of trees with rewards, or a run's trees.jsonl.zst.")],
     advantage: Annotated[str, typer.Option(help="As in the trainer's settings.")] = "treerl",
