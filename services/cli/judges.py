@@ -8,6 +8,7 @@ from grpc import aio
 
 from services.cli.remote import connected, told
 from services.common import codec
+from services.common.overload import patiently
 from services.common.problem import Problem
 from services.common.verdict import Limits, Verdict
 from treerl.verifier.v1 import verifier_service_pb2 as verifier_pb2
@@ -47,7 +48,7 @@ class RemoteJudge:
         if limits is not None:
             request.limits.CopyFrom(codec.encode_limits(limits))
         try:
-            reply = await self._stub.Verify(request)
+            reply = await patiently(lambda: self._stub.Verify(request))
         except aio.AioRpcError as error:
             raise told(error, "verifier", self._address) from error
         return codec.decode_verdict(reply.verdict)

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from services.common import codec
+from services.common.admission import Admission
 from services.common.errors import InvalidRequestError, PreconditionError, UnavailableError
 from services.common.grpc_server import Context
 from services.common.tree import Branch, SearchParameters, Tree, TreeRequest
-from services.sampler.admission import Admission
 from services.sampler.engine import Engine, InFlight
 from services.sampler.eptree import search
 from services.sampler.growing_tree import GrowingTree

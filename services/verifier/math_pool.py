@@ -10,24 +10,35 @@ from typing import Any
 
 from services.common import metrics
 from services.common.errors import ConfigurationError
+from services.common.verdict import Outcome
 from services.verifier.frames import HEADER, frame
 
 _START_S = 60.0
-_ATTEMPTS = 2
+_ATTEMPTS = 6  # workers may be killed from outside, several times in a row; an answer that kills them must end
 _READ_BYTES = 65536
 _SOURCE_ROOT = Path(__file__).parents[2]
 
 
-class MathTimeoutError(Exception):
+class MathFailedError(Exception):
+    """The workers gave no answer; says why, as a verdict's reason does."""
+
+    outcome = Outcome.INFRA_ERROR
+
+
+class MathTimeoutError(MathFailedError):
     """The deadline passed; the worker was killed."""
 
+    outcome = Outcome.TIMEOUT
 
-class MathMemoryError(Exception):
+
+class MathMemoryError(MathFailedError):
     """The worker reached its memory limit."""
 
+    outcome = Outcome.MEMORY
 
-class MathWorkerLostError(Exception):
-    """A worker crashed, and so did a second one: nothing is known about the answer."""
+
+class MathWorkerLostError(MathFailedError):
+    """Each worker that tried crashed: nothing is known about the answer."""
 
 
 class MathPool:
@@ -74,7 +85,7 @@ class MathPool:
         Raises:
             MathTimeoutError: it took longer than `wall_s`.
             MathMemoryError: it needed more memory than a worker has.
-            MathWorkerLostError: two workers crashed on it.
+            MathWorkerLostError: so many workers crashed on it that it is likely the cause.
         """
         for _ in range(_ATTEMPTS):
             worker = await self._take()
@@ -84,7 +95,7 @@ class MathPool:
                 cause = str(reply.get("failed", ""))
             except TimeoutError as error:
                 cause = "timeout"
-                raise MathTimeoutError(f"took longer than {wall_s:g} s") from error
+                raise MathTimeoutError(f"comparing the answer took longer than {wall_s:g} s") from error
             except _CrashError:
                 cause = "crash"
                 continue
@@ -94,9 +105,9 @@ class MathPool:
                 else:
                     self._idle.put_nowait(worker)
             if cause:
-                raise MathMemoryError(f"needs more than {self._memory_bytes} bytes of memory")
+                raise MathMemoryError(f"comparing the answer needs more than {self._memory_bytes} bytes of memory")
             return reply
-        raise MathWorkerLostError("the math worker crashed twice")
+        raise MathWorkerLostError(f"the grader failed: {_ATTEMPTS} math workers in a row died with this answer")
 
     async def _take(self) -> "_Worker":
         """An idle worker; one that died while it idled is replaced, and no request answers for it."""

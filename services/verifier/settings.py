@@ -44,6 +44,10 @@ class VerifierSettings(ServiceSettings):
     max_waiting_trees: int = Field(
         default=1024, ge=1, description="graded trees that wait for the trainer, above which no tree is taken"
     )
-    max_gradings: int = Field(
-        default=1024, ge=1, description="responses that clients may have under way; more are refused at once"
+    cache_bytes: int = Field(
+        default=64 << 20, ge=0, description="memory for judgements that are kept for equal answers; 0 keeps none"
     )
+    max_running_gradings: int = Field(
+        default=64, ge=1, description="responses of callers graded at once; clients take turns for the rest"
+    )
+    max_waiting_calls: int = Field(default=256, ge=0, description="calls that wait for their turn; more are refused")

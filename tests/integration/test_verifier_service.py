@@ -15,13 +15,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.common import codec
 from services.common.grpc_server import GrpcServer
+from services.common.overload import patiently, retry_after_s
 from services.common.problem import CallTests, Domain, Problem
 from services.common.stage import Stage
 from services.common.streams import GRADED, PROMPTS, TREES, Streams, connect
 from services.common.tree import Branch, FinishReason, SamplingParameters, SearchParameters, Tree, VersionSpan
 from services.common.verdict import Outcome
 from services.verifier.grading import Grader
-from services.verifier.servicer import MAX_BATCH_IN_FLIGHT, SERVICE_NAME, VerifierServicer
+from services.verifier.servicer import MAX_BATCH_UNANSWERED, SERVICE_NAME, VerifierServicer
 from services.verifier.settings import VerifierSettings
 from services.verifier.worker import VerifierWorker
 from treerl.common.v1 import tree_pb2, verdict_pb2
@@ -30,7 +31,9 @@ from treerl.verifier.v1 import verifier_service_pb2_grpc as rpc
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SETTINGS = VerifierSettings(instance="test", max_gradings=4, math_workers=1, code_workers=1)
+SETTINGS = VerifierSettings(
+    instance="test", max_running_gradings=4, max_waiting_calls=2, math_workers=1, code_workers=1
+)
 TWICE = Problem(
     "twice",
     Domain.CODE,
@@ -102,7 +105,7 @@ async def test_verify_tree_grades_every_branch(channel: aio.Channel) -> None:
 
 async def test_a_batch_longer_than_the_window_is_answered_whole(channel: aio.Channel) -> None:
     stub: rpc.VerifierServiceAsyncStub = rpc.VerifierServiceStub(channel)
-    count = 3 * MAX_BATCH_IN_FLIGHT
+    count = 3 * MAX_BATCH_UNANSWERED
 
     async def requests() -> AsyncIterator[pb.VerifyBatchRequest]:
         for index in range(count):
@@ -157,9 +160,50 @@ async def test_errors_say_what_to_do(channel: aio.Channel) -> None:
     with pytest.raises(aio.AioRpcError, match="expected 0.1 to 60") as refused:
         await stub.Verify(verify("7", verdict_pb2.Limits(wall_s=1e6)))
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    with pytest.raises(aio.AioRpcError, match="4 allowed") as overloaded:
-        await stub.VerifyTree(pb.VerifyTreeRequest(tree=codec.encode_tree(tree(*"12345"))))
-    assert overloaded.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_caller_that_finds_too_many_waiting_is_told_when_to_come_back(channel: aio.Channel) -> None:
+    stub: rpc.VerifierServiceAsyncStub = rpc.VerifierServiceStub(channel)
+
+    def sleeping(number: int) -> pb.VerifyRequest:
+        response = f"def f(x):\n    import time; time.sleep({5 + number}); return 2 * x"
+        return pb.VerifyRequest(problem=codec.encode_problem(TWICE), response=response)
+
+    calls = [stub.Verify(sleeping(number)) for number in range(6)]  # four run, two wait
+    await asyncio.sleep(0.3)
+    with pytest.raises(aio.AioRpcError, match="2 calls wait, as many as may") as refused:
+        await stub.Verify(verify("7"))
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (retry_after_s(refused.value) or 0) > 0
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    answer = await patiently(lambda: stub.Verify(verify(r"\boxed{7}")))
+    assert codec.decode_verdict(answer.verdict).outcome is Outcome.CORRECT
+
+
+async def test_a_client_with_one_answer_waits_for_no_batch_of_another(grader: Grader) -> None:
+    servicer = VerifierServicer(VerifierSettings(instance="test", max_running_gradings=1))
+    servicer.attach(grader)
+    server = GrpcServer(SETTINGS, SERVICE_NAME)
+    rpc.add_VerifierServiceServicer_to_server(servicer, server.server)
+    async with server:
+        address = f"127.0.0.1:{server.port}"
+        private = [("grpc.use_local_subchannel_pool", 1)]  # else two channels of one process share a connection
+        async with aio.insecure_channel(address, private) as first, aio.insecure_channel(address, private) as second:
+            greedy: rpc.VerifierServiceAsyncStub = rpc.VerifierServiceStub(first)
+            modest: rpc.VerifierServiceAsyncStub = rpc.VerifierServiceStub(second)
+            ended: list[str] = []
+
+            async def ask(stub: "rpc.VerifierServiceAsyncStub", name: str) -> None:
+                await stub.Verify(verify(rf"\boxed{{x + {name}}}"))
+                ended.append(name)
+
+            asking = [asyncio.create_task(ask(greedy, str(number))) for number in range(30)]
+            await asyncio.sleep(0.02)
+            await ask(modest, "modest")
+            assert len(ended) < 30
+            await asyncio.gather(*asking)
 
 
 async def test_trees_go_from_stream_to_stream(grader: Grader, redis_server: str) -> None:

@@ -1,6 +1,7 @@
 """A fixed number of zygotes that share the executions among them; a lost one is replaced."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from math import ceil
@@ -15,6 +16,8 @@ from services.verifier.sandbox.isolation import IsolationLevel
 from services.verifier.sandbox.self_test import check_isolation
 from services.verifier.sandbox.turns import Turn, Turns
 from services.verifier.sandbox.zygote import IsolationRefusedError, Zygote, ZygoteLostError
+
+_ATTEMPTS = 6  # zygotes may be killed from outside, several times in a row; a program that kills them must end
 
 ResultT = TypeVar("ResultT")
 
@@ -82,7 +85,7 @@ class SandboxPool:
         """Run Python code in a child.
 
         Raises:
-            ExecutionLostError: its zygote was lost, or it could not be locked down, and that twice.
+            ExecutionLostError: its zygote was lost, or it could not be locked down, and that again and again.
             RecursionError: the request is nested too deeply.
         """
         return await self._run(Execution(_encode(request), limits, stdin))
@@ -122,10 +125,10 @@ class SandboxPool:
         self, limits: Limits, children: int, use: Callable[[Zygote, Turn], Awaitable[ResultT]]
     ) -> ResultT:
         async with self._turns.take(children * ceil(limits.memory_bytes / self._place_bytes)) as turn:
-            try:
-                return await self._attempt(use, turn)
-            except ExecutionLostError:
-                return await self._attempt(use, turn)
+            for _ in range(_ATTEMPTS - 1):
+                with contextlib.suppress(ExecutionLostError):
+                    return await self._attempt(use, turn)
+            return await self._attempt(use, turn)
 
     async def _attempt(self, use: Callable[[Zygote, Turn], Awaitable[ResultT]], turn: Turn) -> ResultT:
         async with self._replacing:
