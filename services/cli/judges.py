@@ -7,7 +7,7 @@ from typing import Protocol
 from grpc import aio
 
 from services.cli.remote import connected, told
-from services.common import codec
+from services.common import codec, problem_codec
 from services.common.overload import patiently
 from services.common.problem import Problem
 from services.common.verdict import Limits, Verdict
@@ -44,7 +44,7 @@ class RemoteJudge:
         Raises:
             UnavailableError: no verifier answers.
         """
-        request = verifier_pb2.VerifyRequest(problem=codec.encode_problem(problem), response=response)
+        request = verifier_pb2.VerifyRequest(problem=problem_codec.encode_problem(problem), response=response)
         if limits is not None:
             request.limits.CopyFrom(codec.encode_limits(limits))
         try:

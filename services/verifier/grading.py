@@ -12,6 +12,7 @@ from services.common.tree import Tree
 from services.common.verdict import Cases, Limits, Outcome, Verdict
 from services.verifier.code_extraction import extract_program
 from services.verifier.code_grader import CodeGrader
+from services.verifier.custom_graders import CustomGraders
 from services.verifier.judgement import Judgement
 from services.verifier.languages import LANGUAGES
 from services.verifier.math_grader import MathGrader
@@ -50,14 +51,15 @@ class Grader:
             IsolationLevel[settings.min_isolation.upper()],
         )
         self._code = CodeGrader(self._sandbox)
+        self._custom = CustomGraders(settings)
         self._cache = ResultCache(settings.cache_bytes)
         self._in_flight = 0
         self._graded = 0
 
     @property
     def isolation_level(self) -> IsolationLevel:
-        """Layers that hold for every program."""
-        return self._sandbox.level
+        """Layers that hold for every program, and for every grader of the user's own."""
+        return min(self._sandbox.level, *self._custom.isolation_levels, IsolationLevel.NAMESPACES)
 
     @property
     def in_flight(self) -> int:
@@ -72,21 +74,24 @@ class Grader:
     @property
     def process_ids(self) -> list[int]:
         """Process ids of the live workers and zygotes."""
-        return [*self._math_pool.process_ids, *self._sandbox.process_ids]
+        return [*self._math_pool.process_ids, *self._sandbox.process_ids, *self._custom.process_ids]
 
     async def start(self) -> None:
         """Start workers and sandboxes, and prove that the sandbox holds.
 
         Raises:
-            ConfigurationError: the machine does not allow the isolation asked for, or workers do not start.
+            ConfigurationError: the machine does not allow the isolation asked for, workers do not start, or a grader
+                of the user's own cannot be imported.
         """
         await self._sandbox.start()
+        await self._custom.start()
         metrics.ISOLATION_LEVEL.set(self.isolation_level)
         await self._math_pool.start()
 
     async def close(self) -> None:
         """Kill workers and sandboxes."""
         await self._math_pool.close()
+        await self._custom.close()
         await self._sandbox.close()
 
     async def grade(self, problem: Problem, response: str, limits: Limits | None = None) -> Verdict:
@@ -128,7 +133,8 @@ class Grader:
         self._graded += 1
         metrics.VERDICTS.labels(problem.domain.value, outcome.name).inc()
         metrics.GRADING_SECONDS.labels(problem.domain.value).observe(wall_s)
-        return Verdict(outcome, one_line(reason), wall_s * 1000, answer or "", cases)
+        read = "" if answer is None or problem.domain is Domain.CUSTOM else answer
+        return Verdict(outcome, one_line(reason), wall_s * 1000, read, cases)
 
     async def _answer_and_judge(self, problem: Problem, response: str, limits: Limits) -> tuple[str | None, Judgement]:
         """The answer that a response gives, if any, and a judgement, also where grading fails."""
@@ -142,24 +148,43 @@ class Grader:
         return answer, await self._cache.get(key, lambda: self._judge(problem, answer, limits))
 
     async def _read_answer(self, problem: Problem, response: str, limits: Limits) -> str | None:
-        if problem.domain is Domain.MATH:
-            return await self._math.find_answer(response, limits)
-        return extract_program(response, LANGUAGES[_language(problem)])
+        match problem.domain:
+            case Domain.MATH:
+                return await self._math.find_answer(response, limits)
+            case Domain.CODE:
+                return extract_program(response, LANGUAGES[_language(problem)])
+            case Domain.CUSTOM:
+                return response
 
     async def _judge(self, problem: Problem, answer: str, limits: Limits) -> Judgement:
         if problem.tests is not None:
             return await self._code.judge(answer, problem.tests, limits)
+        if problem.grader:
+            return await self._custom.judge(problem, answer, limits)
         try:
             return await self._math.judge(answer, problem.answer or "", limits)
         except MathFailedError as error:
             return Judgement(error.outcome, str(error))
 
+    def _check(self, problem: Problem) -> None:
+        """
+        Raises:
+            InvalidRequestError: the problem cannot be graded here.
+        """
+        match problem.domain:
+            case Domain.MATH if problem.answer is None:
+                raise InvalidRequestError(f"math problem {problem.id!r} has nothing to grade by: it needs an answer")
+            case Domain.CODE if problem.tests is None:
+                raise InvalidRequestError(f"code problem {problem.id!r} has nothing to grade by: it needs tests")
+            case Domain.CODE if _language(problem) not in LANGUAGES:
+                raise InvalidRequestError(
+                    f"problem {problem.id!r} has language {_language(problem)!r}: expected {', '.join(LANGUAGES)}"
+                )
+            case Domain.CUSTOM:
+                self._custom.check(problem)
+
     def _limits(self, problem: Problem, asked: Limits | None) -> Limits:
-        if (problem.answer if problem.domain is Domain.MATH else problem.tests) is None:
-            raise InvalidRequestError(f"problem {problem.id!r} has nothing to grade by")
-        if _language(problem) not in LANGUAGES:
-            known = ", ".join(LANGUAGES)
-            raise InvalidRequestError(f"problem {problem.id!r} has language {_language(problem)!r}: expected {known}")
+        self._check(problem)
         default = self._math_limits if problem.domain is Domain.MATH else self._code_limits
         if asked is None:
             return default

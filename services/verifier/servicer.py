@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
 
-from services.common import codec
+from services.common import codec, problem_codec
 from services.common.admission import Admission, Place
 from services.common.errors import UnavailableError
 from services.common.grpc_server import Context
@@ -34,7 +34,7 @@ class VerifierServicer(rpc.VerifierServiceServicer):
         self._attached = grader
 
     async def Verify(self, request: pb.VerifyRequest, context: Context) -> pb.VerifyResponse:
-        problem = codec.decode_problem(request.problem)
+        problem = problem_codec.decode_problem(request.problem)
         grader = self._ready()
         async with self._admission.admit(context.peer(), 1):
             verdict = await grader.grade(problem, request.response, codec.decode_limits(request.limits))
@@ -102,7 +102,7 @@ class VerifierServicer(rpc.VerifierServiceServicer):
             answered.put_nowait(None)
 
     async def _verify_one(self, request: pb.VerifyBatchRequest) -> pb.VerifyBatchResponse:
-        problem = codec.decode_problem(request.problem)
+        problem = problem_codec.decode_problem(request.problem)
         verdict = await self._ready().grade(problem, request.response, codec.decode_limits(request.limits))
         return pb.VerifyBatchResponse(index=request.index, verdict=_encode_verdict(verdict, request.detail))
 

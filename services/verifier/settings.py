@@ -44,6 +44,10 @@ class VerifierSettings(ServiceSettings):
     max_waiting_trees: int = Field(
         default=1024, ge=1, description="graded trees that wait for the trainer, above which no tree is taken"
     )
+    graders: tuple[str, ...] = Field(
+        default=(),
+        description="graders of your own that requests may name: entry points of `treerl.graders`, or module:function",
+    )
     cache_bytes: int = Field(
         default=64 << 20, ge=0, description="memory for judgements that are kept for equal answers; 0 keeps none"
     )

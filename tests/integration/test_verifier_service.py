@@ -13,7 +13,7 @@ import pytest_asyncio
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.common import codec
+from services.common import codec, problem_codec
 from services.common.grpc_server import GrpcServer
 from services.common.overload import patiently, retry_after_s
 from services.common.problem import CallTests, Domain, Problem
@@ -71,7 +71,7 @@ def tree(*responses: str) -> Tree:
 
 
 def verify(response: str, limits: verdict_pb2.Limits | None = None) -> pb.VerifyRequest:
-    return pb.VerifyRequest(problem=codec.encode_problem(SEVEN), response=response, limits=limits)
+    return pb.VerifyRequest(problem=problem_codec.encode_problem(SEVEN), response=response, limits=limits)
 
 
 async def test_verify_grades_one_response(channel: aio.Channel) -> None:
@@ -85,7 +85,7 @@ async def test_verify_grades_one_response(channel: aio.Channel) -> None:
 async def test_results_of_tests_come_only_when_asked_for(channel: aio.Channel) -> None:
     stub: rpc.VerifierServiceAsyncStub = rpc.VerifierServiceStub(channel)
     request = pb.VerifyRequest(
-        problem=codec.encode_problem(TWICE),
+        problem=problem_codec.encode_problem(TWICE),
         response="def f(x): return 2 * x if x else 1 / x",
         limits=verdict_pb2.Limits(cases=verdict_pb2.CASES_ALL),
     )
@@ -110,7 +110,7 @@ async def test_a_batch_longer_than_the_window_is_answered_whole(channel: aio.Cha
     async def requests() -> AsyncIterator[pb.VerifyBatchRequest]:
         for index in range(count):
             response = rf"\boxed{{{index % 10}}}"
-            yield pb.VerifyBatchRequest(index=index, problem=codec.encode_problem(SEVEN), response=response)
+            yield pb.VerifyBatchRequest(index=index, problem=problem_codec.encode_problem(SEVEN), response=response)
 
     answers = {answer.index: answer.verdict.outcome async for answer in stub.VerifyBatch(requests())}
     assert answers == {i: (1 if i % 10 == 7 else 2) for i in range(count)}
@@ -120,7 +120,7 @@ async def test_a_batch_answers_before_the_client_is_done(channel: aio.Channel) -
     stub: rpc.VerifierServiceAsyncStub = rpc.VerifierServiceStub(channel)
     call = stub.VerifyBatch()
     for index in range(3):
-        await call.write(pb.VerifyBatchRequest(index=index, problem=codec.encode_problem(SEVEN), response="7"))
+        await call.write(pb.VerifyBatchRequest(index=index, problem=problem_codec.encode_problem(SEVEN), response="7"))
         assert (await call.read()).index == index
     await call.done_writing()
     assert await call.read() is aio.EOF
@@ -130,7 +130,7 @@ async def test_a_malformed_request_ends_its_batch_with_a_reason(channel: aio.Cha
     stub: rpc.VerifierServiceAsyncStub = rpc.VerifierServiceStub(channel)
     call = stub.VerifyBatch()
     await call.write(pb.VerifyBatchRequest(response="7"))
-    with pytest.raises(aio.AioRpcError, match="expected MATH or CODE") as refused:
+    with pytest.raises(aio.AioRpcError, match="expected MATH, CODE or CUSTOM") as refused:
         await call.read()
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
@@ -139,7 +139,9 @@ async def test_a_malformed_request_ends_its_batch_with_a_reason(channel: aio.Cha
 async def test_bytes_that_are_no_request_end_their_batch_with_a_reason(channel: aio.Channel, before: int) -> None:
     call = channel.stream_stream(f"/{SERVICE_NAME}/VerifyBatch")()
     for _ in range(before):
-        await call.write(pb.VerifyBatchRequest(problem=codec.encode_problem(SEVEN), response="7").SerializeToString())
+        await call.write(
+            pb.VerifyBatchRequest(problem=problem_codec.encode_problem(SEVEN), response="7").SerializeToString()
+        )
     await call.write(b"\x0a\xff\xff")
     await call.done_writing()
     with pytest.raises(aio.AioRpcError, match="3 bytes are not the message that this method takes") as refused:
@@ -167,7 +169,7 @@ async def test_a_caller_that_finds_too_many_waiting_is_told_when_to_come_back(ch
 
     def sleeping(number: int) -> pb.VerifyRequest:
         response = f"def f(x):\n    import time; time.sleep({5 + number}); return 2 * x"
-        return pb.VerifyRequest(problem=codec.encode_problem(TWICE), response=response)
+        return pb.VerifyRequest(problem=problem_codec.encode_problem(TWICE), response=response)
 
     calls = [stub.Verify(sleeping(number)) for number in range(6)]  # four run, two wait
     await asyncio.sleep(0.3)
