@@ -86,7 +86,7 @@ class Grader:
         await self._sandbox.start()
         await self._custom.start()
         metrics.ISOLATION_LEVEL.set(self.isolation_level)
-        await self._math_pool.start()
+        await self._math_pool.start(self._sandbox.level)
 
     async def close(self) -> None:
         """Kill workers and sandboxes."""

@@ -12,6 +12,7 @@ from services.common import metrics
 from services.common.errors import ConfigurationError
 from services.common.verdict import Outcome
 from services.verifier.frames import HEADER, frame
+from services.verifier.sandbox.isolation import IsolationLevel
 
 _START_S = 60.0
 _ATTEMPTS = 6  # workers may be killed from outside, several times in a row; an answer that kills them must end
@@ -47,6 +48,7 @@ class MathPool:
     def __init__(self, size: int, memory_bytes: int) -> None:
         self._size = size
         self._memory_bytes = memory_bytes
+        self._level = IsolationLevel.RLIMITS
         self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
         self._workers: set[_Worker] = set()
         self._replacing: set[asyncio.Task[None]] = set()
@@ -56,12 +58,13 @@ class MathPool:
         """Process ids of the live workers."""
         return [worker.process_id for worker in self._workers]
 
-    async def start(self) -> None:
-        """Start the workers.
+    async def start(self, level: IsolationLevel) -> None:
+        """Start the workers, locked down at a level; they have no namespaces of their own.
 
         Raises:
             ConfigurationError: they do not run, most likely for lack of memory.
         """
+        self._level = level
         try:
             await asyncio.gather(*(self._add_worker() for _ in range(self._size)))
         except _CrashError as error:
@@ -131,7 +134,7 @@ class MathPool:
                 await asyncio.sleep(0.1)
 
     async def _add_worker(self) -> None:
-        worker = _Worker(self._memory_bytes)
+        worker = _Worker(self._memory_bytes, self._level)
         self._workers.add(worker)
         try:
             await worker.ready()
@@ -149,12 +152,12 @@ class _CrashError(Exception):
 class _Worker:
     """One process, and the socket to it."""
 
-    def __init__(self, memory_bytes: int) -> None:
+    def __init__(self, memory_bytes: int, level: IsolationLevel) -> None:
         self._socket, theirs = socket.socketpair()
         self._socket.setblocking(False)
         with theirs:
             self._process: subprocess.Popen[bytes] = subprocess.Popen(
-                [sys.executable, "-m", "services.verifier.math_worker", str(memory_bytes)],
+                [sys.executable, "-m", "services.verifier.math_worker", str(memory_bytes), str(int(level))],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

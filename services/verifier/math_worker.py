@@ -2,8 +2,8 @@
 
 It reads requests from the socket that is its standard input and answers each before it reads the next:
 `{"response"}` gives `{"answer"}` (null if there is none), `{"gold", "answer"}` gives `{"equivalent"}`. It bounds its
-memory and leaves time to the verifier, which kills it at a request's deadline: no other way stops a computation inside
-SymPy for sure.
+memory, locks itself down once its libraries are loaded, and leaves time to the verifier, which kills it at a request's
+deadline: no other way stops a computation inside SymPy for sure.
 """
 
 import json
@@ -17,17 +17,29 @@ from services.verifier.answer_extraction import extract_answer
 from services.verifier.frames import HEADER, frame
 from services.verifier.math_equivalence import equivalent
 from services.verifier.sandbox.inside import libc
+from services.verifier.sandbox.inside.confinement import confine_worker
 
 _SOCKET = 0
 
+# Loads what the libraries load late, before the first deadline runs and while files can be read.
+_WARM_UP = (
+    ("x+1", "1+x"),
+    ("(0,1)", "0<x<1"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1\\x\end{pmatrix}"),
+)
+
 
 def main() -> None:
-    """Serve until the verifier closes the socket; the first argument bounds the address space, in bytes."""
+    """Serve until the verifier closes the socket.
+
+    The first argument bounds the address space, in bytes; the second is the isolation level.
+    """
     libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
-    memory_bytes = int(sys.argv[1])
+    memory_bytes, level = map(int, sys.argv[1:])
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    equivalent("x+1", "1+x")  # loads what the libraries load late, before the first deadline runs
+    for gold, answer in _WARM_UP:
+        equivalent(gold, answer)
+    confine_worker(level)
     _send({"ready": True})
     while (header := _read(HEADER.size)) is not None:
         body = _read(*HEADER.unpack(header))

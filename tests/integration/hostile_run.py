@@ -69,7 +69,7 @@ def allow_no_more_than(strongest: IsolationLevel) -> None:
     Zygote.start = start_if_allowed  # type: ignore[method-assign]
 
 
-async def no_math(pool: MathPool) -> None:
+async def no_math(pool: MathPool, level: IsolationLevel) -> None:
     """No program needs it, and a borrowed interpreter may lack its libraries."""
 
 
