@@ -16,6 +16,7 @@ from services.verifier.custom_graders import CustomGraders
 from services.verifier.judgement import Judgement
 from services.verifier.languages import LANGUAGES
 from services.verifier.math_grader import MathGrader
+from services.verifier.math_policy import MathPolicy
 from services.verifier.math_pool import MathFailedError, MathPool
 from services.verifier.result_cache import ResultCache, question_key
 from services.verifier.result_comparison import one_line
@@ -42,7 +43,8 @@ class Grader:
             settings.code_output_bytes,
             Cases[settings.code_cases.upper()],
         )
-        self._math_pool = MathPool(settings.math_workers, settings.math_memory_bytes)
+        policy = MathPolicy(settings.math_units, settings.math_percent, settings.math_vectors)
+        self._math_pool = MathPool(settings.math_workers, settings.math_memory_bytes, policy)
         self._math = MathGrader(self._math_pool)
         self._sandbox = SandboxPool(
             settings.code_workers,

@@ -5,6 +5,8 @@ import json
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from services.common import metrics
 from services.common.errors import ConfigurationError
 from services.common.verdict import Outcome
 from services.verifier.frames import HEADER, frame
+from services.verifier.math_policy import DEFAULT_POLICY, MathPolicy
 from services.verifier.sandbox.isolation import IsolationLevel
 
 _START_S = 60.0
@@ -45,9 +48,10 @@ class MathWorkerLostError(MathFailedError):
 class MathPool:
     """A fixed number of math workers."""
 
-    def __init__(self, size: int, memory_bytes: int) -> None:
+    def __init__(self, size: int, memory_bytes: int, policy: MathPolicy = DEFAULT_POLICY) -> None:
         self._size = size
         self._memory_bytes = memory_bytes
+        self._policy = policy
         self._level = IsolationLevel.RLIMITS
         self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
         self._workers: set[_Worker] = set()
@@ -134,7 +138,7 @@ class MathPool:
                 await asyncio.sleep(0.1)
 
     async def _add_worker(self) -> None:
-        worker = _Worker(self._memory_bytes, self._level)
+        worker = _Worker([str(self._memory_bytes), str(int(self._level)), json.dumps(asdict(self._policy))])
         self._workers.add(worker)
         try:
             await worker.ready()
@@ -152,12 +156,12 @@ class _CrashError(Exception):
 class _Worker:
     """One process, and the socket to it."""
 
-    def __init__(self, memory_bytes: int, level: IsolationLevel) -> None:
+    def __init__(self, arguments: Sequence[str]) -> None:
         self._socket, theirs = socket.socketpair()
         self._socket.setblocking(False)
         with theirs:
             self._process: subprocess.Popen[bytes] = subprocess.Popen(
-                [sys.executable, "-m", "services.verifier.math_worker", str(memory_bytes), str(int(level))],
+                [sys.executable, "-m", "services.verifier.math_worker", *arguments],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

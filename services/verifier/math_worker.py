@@ -16,6 +16,7 @@ from typing import Any
 from services.verifier.answer_extraction import extract_answer
 from services.verifier.frames import HEADER, frame
 from services.verifier.math_equivalence import equivalent
+from services.verifier.math_policy import MathPolicy
 from services.verifier.sandbox.inside import libc
 from services.verifier.sandbox.inside.confinement import confine_worker
 
@@ -32,10 +33,10 @@ _WARM_UP = (
 def main() -> None:
     """Serve until the verifier closes the socket.
 
-    The first argument bounds the address space, in bytes; the second is the isolation level.
+    Arguments: the bound of the address space, in bytes; the isolation level; the policy as JSON.
     """
     libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
-    memory_bytes, level = map(int, sys.argv[1:])
+    memory_bytes, level, policy = int(sys.argv[1]), int(sys.argv[2]), MathPolicy(**json.loads(sys.argv[3]))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     for gold, answer in _WARM_UP:
         equivalent(gold, answer)
@@ -45,14 +46,14 @@ def main() -> None:
         body = _read(*HEADER.unpack(header))
         if body is None:
             return
-        _send(_answer(json.loads(body)))
+        _send(_answer(json.loads(body), policy))
 
 
-def _answer(request: dict[str, str]) -> dict[str, Any]:
+def _answer(request: dict[str, str], policy: MathPolicy) -> dict[str, Any]:
     try:
         if "response" in request:
             return {"answer": extract_answer(request["response"])}
-        return {"equivalent": equivalent(request["gold"], request["answer"])}
+        return {"equivalent": equivalent(request["gold"], request["answer"], policy)}
     except MemoryError:
         return {"failed": "memory"}
 

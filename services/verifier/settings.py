@@ -17,6 +17,15 @@ class VerifierSettings(ServiceSettings):
     math_memory_bytes: int = Field(
         default=512 << 20, ge=256 << 20, description="address space of a math worker, its libraries included"
     )
+    math_units: Literal["ignored", "compared"] = Field(
+        default="ignored", description="units after a number; compared: a gold with a unit wants the same unit"
+    )
+    math_percent: Literal["either", "hundredths"] = Field(
+        default="either", description="50% equals 50 and 0.5, or 0.5 only"
+    )
+    math_vectors: Literal["distinct", "tuples"] = Field(
+        default="distinct", description="whether a row, a column or <a, b> may stand for the tuple (a, b)"
+    )
     code_workers: int = Field(
         default=2, ge=1, le=256, description="tests of programs that run at full priority; about one a core"
     )

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from services.verifier.math_policy import MathPolicy
 from services.verifier.math_pool import MathPool
 from services.verifier.sandbox.isolation import IsolationLevel
 
@@ -63,5 +64,15 @@ async def test_the_workers_of_a_pool_are_locked_down_before_they_read_anything()
         assert (status["Seccomp"], status["NoNewPrivs"], status["Threads"]) == ("2", "1", "1")
         assert int(status["CapEff"], 16) == 0
         assert (await pool.call({"gold": "x+1", "answer": "1+x"}, 10.0))["equivalent"]
+    finally:
+        await pool.close()
+
+
+async def test_the_policy_of_the_settings_reaches_the_workers() -> None:
+    pool = MathPool(1, 512 << 20, MathPolicy(units="compared"))
+    try:
+        await pool.start(IsolationLevel.SECCOMP)
+        for answer, same in (("8 cm", True), ("8", False)):
+            assert (await pool.call({"gold": "8 cm", "answer": answer}, 10.0))["equivalent"] is same
     finally:
         await pool.close()
