@@ -17,6 +17,8 @@ RPCS = Counter("treerl_rpcs", "RPCs ended, by method and gRPC status", ["method"
 RPC_SECONDS = Histogram("treerl_rpc_seconds", "Time an RPC took", ["method"], buckets=_SECONDS)
 STREAM_ENTRIES = Counter("treerl_stream_entries", "Stream entries handled, by result", ["stream", "result"])
 STREAM_WAITING = Gauge("treerl_stream_waiting_entries", "Stream entries not yet taken by any worker", ["stream"])
+CALLS_WAITING = Gauge("treerl_calls_waiting", "Calls that wait for their turn")
+CALLS_REFUSED = Counter("treerl_calls_refused", "Calls refused because too many wait")
 
 # sampler
 SAMPLED_TREES = Counter("treerl_sampled_trees", "Trees sampled")
@@ -25,8 +27,6 @@ DECODED_TOKENS = Counter("treerl_decoded_tokens", "Tokens sampled by the engine"
 TREE_SECONDS = Histogram("treerl_tree_seconds", "Time from a tree's first request to its last token", buckets=_SECONDS)
 TREES_IN_FLIGHT = Gauge("treerl_trees_in_flight", "Trees being searched")
 TREES_HELD = Gauge("treerl_trees_held", "Trees held for clients")
-CALLS_WAITING = Gauge("treerl_calls_waiting", "Calls that wait until they may sample")
-CALLS_REFUSED = Counter("treerl_calls_refused", "Calls refused because too many wait")
 FORK_INDEX = Histogram("treerl_fork_index_tokens", "Position of a fork in its response", buckets=_TOKENS)
 FORK_PREFILLED = Histogram(
     "treerl_fork_prefilled_tokens", "Tokens of a fork's prefix that the engine computed again", buckets=_TOKENS
@@ -53,6 +53,11 @@ RELOAD_CANARY = Gauge(
 VERDICTS = Counter("treerl_verdicts", "Verdicts given, by domain and outcome", ["domain", "outcome"])
 GRADING_SECONDS = Histogram("treerl_grading_seconds", "Time one grading took", ["domain"], buckets=_SECONDS)
 GRADINGS_IN_FLIGHT = Gauge("treerl_gradings_in_flight", "Gradings under way")
+CACHED_JUDGEMENTS = Counter(
+    "treerl_judgements_asked",
+    "Judgements asked for: hit (kept from before), shared (with one under way), miss",
+    ["result"],
+)
 ISOLATION_LEVEL = Gauge(
     "treerl_isolation_level", "Sandbox layers that hold: 1 rlimits, 2 Landlock, 3 seccomp, 4 namespaces"
 )
