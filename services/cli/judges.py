@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Protocol
 
 from grpc import aio
@@ -55,8 +56,13 @@ class RemoteJudge:
 
 
 @asynccontextmanager
-async def open_judge(address: str | None) -> AsyncIterator[Judge]:
-    """The verifier at an address; for None a grader of this command's own, which ends with it."""
+async def open_judge(address: str | None, config: Path | None = None) -> AsyncIterator[Judge]:
+    """The verifier at an address; for None a grader of this command's own, which ends with it.
+
+    Args:
+        address: of a verifier.
+        config: TOML file whose `[verifier]` table configures a grader of one's own.
+    """
     if address is not None:
         async with connected(address) as channel:
             yield RemoteJudge(channel, address)
@@ -65,7 +71,7 @@ async def open_judge(address: str | None) -> AsyncIterator[Judge]:
     from services.verifier.grading import Grader
     from services.verifier.settings import VerifierSettings
 
-    grader = Grader(load_settings(VerifierSettings))
+    grader = Grader(load_settings(VerifierSettings, config))
     try:
         await grader.start()
         yield grader

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from services.common.problem_files import BadRows
 from services.common.settings import ServiceSettings
 from services.common.tree import (
     MAX_ANSWER_MARKERS,
@@ -16,6 +17,7 @@ from services.common.tree import (
     SpecialTokens,
 )
 from services.trainer.advantages import CHAIN_ADVANTAGES, AdvantageName, Normalization
+from services.trainer.data_settings import DataSource, HeldoutOverlap, PassRate, SourceName, TrainingSource
 from services.trainer.packing import LossMean
 from services.trainer.rows import Packing
 
@@ -112,9 +114,28 @@ class TrainerSettings(ServiceSettings):
         description="auto goes on from the newest checkpoint; never starts afresh and overwrites the run",
     )
 
-    train_data: Path = Field(description="JSONL file of problems to train on")
-    heldout_data: Path | None = Field(default=None, description="JSONL file of problems to evaluate on; none: never")
-    heldout_problems: int = Field(default=500, ge=1, description="evaluate on at most this many, from the file's start")
+    train_data: Path | dict[SourceName, TrainingSource] = Field(
+        description="problems to train on: a file, or a table of sources by name"
+    )
+    heldout_data: Path | dict[SourceName, DataSource] | None = Field(
+        default=None, description="problems to evaluate on, given likewise; none: never"
+    )
+    heldout_problems: int = Field(
+        default=500, ge=1, description="evaluate on at most this many of each source, from its start"
+    )
+    heldout_overlap: HeldoutOverlap = Field(
+        default="drop",
+        description="what becomes of problems to train on whose prompt is held out, up to case and white space",
+    )
+    bad_rows: BadRows = Field(
+        default="refuse", description="what a row that is no problem does: ends the run, or nothing"
+    )
+    max_prompt_tokens: int = Field(
+        default=0, ge=0, description="longer prompts, without their chat template, are not trained on; 0 for any length"
+    )
+    pass_rate_range: tuple[PassRate, PassRate] = Field(
+        default=(0.0, 1.0), description="problems whose known pass rate is outside of this are not trained on"
+    )
 
     samplers: tuple[str, ...] = Field(
         min_length=1, description="gRPC addresses (host:port) of every sampler of the run"

@@ -10,8 +10,9 @@ from services.common import metrics
 from services.common.problem import Problem
 from services.common.streams import Streams, connect
 from services.trainer.checkpoint import Checkpoint, Checkpoints
-from services.trainer.dataset import Dataset, read_problems
+from services.trainer.dataset import Dataset
 from services.trainer.policy import Policy
+from services.trainer.problem_selection import load_problems
 from services.trainer.rollouts import Rollouts
 from services.trainer.run_control import RunControl
 from services.trainer.run_log import RunLog
@@ -106,8 +107,7 @@ async def open_run(settings: TrainerSettings, control: RunControl, run_log: RunL
         UnavailableError: Redis does not answer.
         CheckpointError: no checkpoint can be used although there are some.
     """
-    dataset = Dataset(read_problems(settings.train_data), settings.seed)
-    heldout = read_problems(settings.heldout_data) if settings.heldout_data else ()
+    dataset, heldout = load_problems(settings)
     async with AsyncExitStack() as resources:
         redis = await connect(settings.redis_url)
         resources.push_async_callback(redis.aclose)
@@ -118,7 +118,7 @@ async def open_run(settings: TrainerSettings, control: RunControl, run_log: RunL
         run = TrainingRun(
             settings=settings,
             dataset=dataset,
-            heldout=heldout[: settings.heldout_problems],
+            heldout=heldout,
             rollouts=Rollouts(Streams(redis, settings.run, _CONSUMER), settings.sample_timeout_s),
             policy=await thread.run(Policy, settings),
             weights=WeightsFolder(settings.output_dir / "weights", settings.model),

@@ -65,6 +65,7 @@ async def make_settings(
                 "output_dir": tmp_path / "run",
                 "train_data": data,
                 "heldout_data": data,
+                "heldout_overlap": "keep",
                 "samplers": [address],
                 "steps": 3,
                 "prompts_per_step": 2,
