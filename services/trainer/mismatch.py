@@ -1,9 +1,9 @@
 """How far the engine's log-probabilities are from the trainer's, what is done about it, and when it is too much.
 
 Both compute the same model, so for tokens of the weights that are trained the difference is rounding, unless a sampler
-serves stale or damaged weights: that shows as about 0.2 nats a token against a healthy 0.01 and less. For tokens of older
-weights it is also what the policy learned since. Either way the sampled tokens are those of another policy than the one
-that is trained, for which importance sampling corrects.
+serves stale or damaged weights: that shows as about 0.2 nats a token against a healthy 0.01 and less. For tokens of
+older weights it is also what the policy learned since. Either way the tokens were sampled by another policy than the
+one that is trained, for which importance sampling corrects.
 """
 
 import math
@@ -97,8 +97,8 @@ def check_mismatch(
 ) -> None:
     """Refuse to train on tokens that another policy sampled than the one that is said to have.
 
-    Tokens of the trained weights may differ by `tolerance`, or by a multiple of what they did in the first steps of such
-    tokens alone, if that is more. How far the policy moves from one version to the next nobody knows before it has:
+    Tokens of the trained weights may differ by `tolerance`, or by a multiple of what they did in the first steps that
+    had no others, if that is more. How far the policy moves from one version to the next nobody knows before it has:
     tokens of older weights are held to a multiple of what they differed by in the first steps that had any.
 
     Args:

@@ -139,8 +139,8 @@ class TrainerSettings(ServiceSettings):
         default=0,
         ge=0,
         le=16,
-        description="steps for which tokens may wait to be trained; 0 samples a step's trees from the weights that it "
-        "trains, k samples those of the next k steps meanwhile",
+        description="largest age of the weights that sampled a token, in steps, when it is trained; 0 samples a step's "
+        "trees once the step before is done, k samples those of the next k steps meanwhile",
     )
     uniform_trees: Literal["train", "replace"] = Field(
         default="train",
@@ -231,7 +231,7 @@ class TrainerSettings(ServiceSettings):
     def _lag_is_corrected(self) -> Self:
         if self.max_policy_lag and self.mismatch_correction == "off":
             raise ValueError(
-                f"max_policy_lag is {self.max_policy_lag} but mismatch_correction is off: tokens of older weights would "
-                "be trained as if the present ones had sampled them; set mismatch_correction to token or sequence"
+                f"max_policy_lag is {self.max_policy_lag} but mismatch_correction is off: tokens of older weights "
+                "would be trained as if the present ones had sampled them; set mismatch_correction to token or sequence"
             )
         return self

@@ -1,7 +1,7 @@
 """The trees that a step trains on: asked for ahead of it, and sorted out once they are graded.
 
-With `max_policy_lag` k the prompts of step s + k are asked when step s begins, so that they are sampled while steps s to
-s + k - 1 are trained. Trees are left out of training, and counted, where
+With `max_policy_lag` k the prompts of step s + k are asked when step s begins, so that they are sampled while steps s
+to s + k - 1 are trained. Trees are left out of training, and counted, where
 
 * a token was sampled by weights more than k versions older than those that are trained: *stale*;
 * all graded leaves got one reward and `uniform_trees` is `replace`: *uniform*. They teach nothing, and the step asks
@@ -65,7 +65,10 @@ async def collect_step(rollouts: Rollouts, dataset: Dataset, settings: TrainerSe
         if len(came) > settings.max_refills or not problems:
             log.warning(
                 "the step is not full: its prompts are too easy or too hard; raise max_refills, or add other problems",
-                **{"step": step, "trees": len(trees.trained), "uniform": len(trees.uniform), "refills": len(came) - 1},
+                step=step,
+                trees=len(trees.trained),
+                uniform=len(trees.uniform),
+                refills=len(came) - 1,
             )
             break
         requests = step_requests(problems, settings, step, refill=len(came))
@@ -101,7 +104,7 @@ def is_uniform(tree: Tree) -> bool:
 
 
 def refill_problems(dataset: Dataset, settings: TrainerSettings, step: int, asked: Sequence[Problem]) -> list[Problem]:
-    """Problems that a step may still ask, in the order in which it should: those kept for its refills and not yet asked.
+    """Problems that a step may still ask, in the order in which it should: those kept for it and not yet asked.
 
     They come from an order of their own, of which every step has its own part: what other steps ask does not depend on
     how many refills this one needs.

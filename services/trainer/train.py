@@ -1,7 +1,7 @@
 """The training loop (TreeRL, section 3): collect, weigh, pack, update, publish.
 
-With `max_policy_lag` 0 it is strictly on-policy: the trees of step s are asked for once every sampler serves the weights
-of step s - 1. With k they are asked for k steps earlier, and sampled while those steps are trained.
+With `max_policy_lag` 0 it is strictly on-policy: the trees of step s are asked for once every sampler serves the
+weights of step s - 1. With k they are asked for k steps earlier, and sampled while those steps are trained.
 """
 
 import time
