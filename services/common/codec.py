@@ -314,6 +314,7 @@ def encode_tree(tree: Tree) -> tree_pb2.Tree:
         prompt_token_ids=tree.prompt_token_ids,
         branches=[encode_branch(branch) for branch in tree.branches],
         sample_s=tree.sample_s,
+        sampler=tree.sampler,
     )
 
 
@@ -333,4 +334,5 @@ def decode_tree(message: tree_pb2.Tree) -> Tree:
         prompt_token_ids=tuple(message.prompt_token_ids),
         branches=branches,
         sample_s=message.sample_s,
+        sampler=message.sampler,
     )

@@ -83,6 +83,9 @@ CORRECTED_FRACTION = Gauge(
 STALENESS = Gauge(
     "treerl_staleness_steps", "Optimizer steps between the oldest trained token's weights and the trained ones"
 )
+STALE_TREES = Counter("treerl_stale_trees", "Trees dropped because their weights were older than max_policy_lag allows")
+UNIFORM_TREES = Counter("treerl_uniform_trees", "Trees left out because all their leaves got one reward")
+REFILLS = Counter("treerl_refills", "Times that further prompts were asked for to fill a step")
 STEP_SECONDS = Gauge("treerl_step_seconds", "Duration of the last step, by phase", ["phase"])
 CHECKPOINT_STEP = Gauge("treerl_checkpoint_step", "Last step that a durable checkpoint covers")
 

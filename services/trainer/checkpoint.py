@@ -41,6 +41,11 @@ class Checkpoints:
     """All checkpoints of a run; the newest few are kept."""
 
     def __init__(self, root: Path, keep: int = 2) -> None:
+        """
+        Args:
+            root: folder of all checkpoints.
+            keep: newest ones that `save` leaves.
+        """
         self._root = root
         self._keep = keep
 

@@ -165,6 +165,9 @@ def _show_step(step: StepMetrics) -> None:
     metrics.CORRECTED_FRACTION.set(step.corrected_fraction)
     metrics.STALENESS.set(step.staleness)
     metrics.RELOAD_CANARY.set(step.reload_canary_max_abs_logprob_diff)
+    metrics.STALE_TREES.inc(step.stale_trees)
+    metrics.UNIFORM_TREES.inc(step.uniform_trees)
+    metrics.REFILLS.inc(step.refills)
     phases = {"sample_wait": step.sample_wait_s, "train": step.train_s, "publish": step.publish_s, "step": step.step_s}
     for phase, seconds in phases.items():
         metrics.STEP_SECONDS.labels(phase).set(seconds)

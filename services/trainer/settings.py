@@ -156,6 +156,22 @@ class TrainerSettings(ServiceSettings):
         "or are sampled again",
     )
 
+    max_policy_lag: int = Field(
+        default=0,
+        ge=0,
+        le=16,
+        description="largest age of the weights that sampled a token, in steps, when it is trained; 0 samples a step's "
+        "trees once the step before is done, k samples those of the next k steps meanwhile",
+    )
+    uniform_trees: Literal["train", "replace"] = Field(
+        default="train",
+        description="what becomes of trees whose leaves all got one reward, which teach nothing: train on them, or "
+        "replace them by trees of other prompts (dynamic sampling, DAPO)",
+    )
+    max_refills: int = Field(
+        default=4, ge=1, description="times that a step asks for replacements before it trains on what it has"
+    )
+
     steps: int = Field(ge=1, description="training steps in all")
     seed: int = Field(default=0, ge=0, description="decides the order of the data, the sampling and the minibatches")
     prompts_per_step: int = Field(default=16, ge=1, description="prompts, and so trees, of one step")
@@ -207,6 +223,9 @@ class TrainerSettings(ServiceSettings):
     checkpoint_every: int = Field(
         default=10, ge=1, description="steps between checkpoints; the last step gets one always"
     )
+    keep_checkpoints: int = Field(
+        default=2, ge=1, description="newest checkpoints that are kept; with 1 there is none to go back to"
+    )
     evaluate_every: int = Field(
         default=0,
         ge=0,
@@ -226,5 +245,14 @@ class TrainerSettings(ServiceSettings):
             raise ValueError(
                 f"advantage {self.advantage!r} compares independent chains but search.forks is {self.search.forks}; "
                 "set search.forks to 0 or choose another advantage"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _lag_is_corrected(self) -> Self:
+        if self.max_policy_lag and self.mismatch_correction == "off":
+            raise ValueError(
+                f"max_policy_lag is {self.max_policy_lag} but mismatch_correction is off: tokens of older weights "
+                "would be trained as if the present ones had sampled them; set mismatch_correction to token or sequence"
             )
         return self

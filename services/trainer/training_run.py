@@ -123,7 +123,7 @@ async def open_run(settings: TrainerSettings, control: RunControl, run_log: RunL
             policy=await thread.run(Policy, settings),
             weights=WeightsFolder(settings.output_dir / "weights", settings.model),
             samplers=samplers,
-            checkpoints=Checkpoints(settings.output_dir / "checkpoints"),
+            checkpoints=Checkpoints(settings.output_dir / "checkpoints", settings.keep_checkpoints),
             log=run_log,
             control=control,
             thread=thread,
