@@ -91,7 +91,9 @@ class Policy:
         """Score the targets of each microbatch under the present weights."""
         return [self._score(batch) for batch in microbatches]
 
-    def update(self, microbatches: Sequence[Microbatch], scores: Sequence[TokenScores]) -> UpdateResult:
+    def update(
+        self, microbatches: Sequence[Microbatch], scores: Sequence[TokenScores], learning_rate: float
+    ) -> UpdateResult:
         """Take one optimizer step on a minibatch.
 
         The gradient is that of the mean over the whole minibatch, however it is cut into microbatches. A minibatch
@@ -100,6 +102,7 @@ class Policy:
         Args:
             microbatches: the minibatch.
             scores: those of each microbatch before the first update of the training step.
+            learning_rate: of this step.
         """
         tokens = sum(int(batch.responses_n.sum()) for batch in microbatches)
         telling = [pair for pair in zip(microbatches, scores, strict=True) if not self._objective.silent(pair[0])]
@@ -115,12 +118,14 @@ class Policy:
             loss_sum += loss.total.item()
             clipped_sum += float((responses_n * loss.clipped_n).sum())
             corrected_sum += float((responses_n * loss.corrected_n).sum())
-        return UpdateResult(loss_sum, self._step(), clipped_sum / tokens, corrected_sum / tokens)
+        return UpdateResult(loss_sum, self._step(learning_rate), clipped_sum / tokens, corrected_sum / tokens)
 
-    def _step(self) -> float:
+    def _step(self, learning_rate: float) -> float:
         # DeepSpeed's plain path (stage 0, fp32) clips without telling the norm
         gradients = [p.grad for p in self._model.parameters() if p.grad is not None] if self._zero_stage == 0 else []
         norm = torch.nn.utils.get_total_norm(gradients)
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
         self._engine.step()
         known = self._engine.get_global_grad_norm()
         return float(norm if known is None else known)

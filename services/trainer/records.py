@@ -37,6 +37,7 @@ class StepMetrics:
     unix_time_s: float
     reference_kl: float
     corrected_fraction: float
+    learning_rate: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ def step_metrics(
     scores: Sequence[TokenScores],
     mismatch: Mismatch,
     updates: Sequence[UpdateResult],
+    rate: float,
     reload: Reload,
     times: StepTimes,
 ) -> StepMetrics:
@@ -68,6 +69,7 @@ def step_metrics(
         unix_time_s=times.unix_time_s,
         reference_kl=_reference_kl(microbatches, scores),
         corrected_fraction=fmean(update.corrected_fraction for update in updates),
+        learning_rate=rate,
     )
 
 

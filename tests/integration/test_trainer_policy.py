@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:torch.*"),
 ]
 
-TEMPERATURE, CLIP_LOW, CLIP_HIGH = 1.2, 0.8, 1.26
+TEMPERATURE, CLIP_LOW, CLIP_HIGH, LEARNING_RATE = 1.2, 0.8, 1.26, 1e-2
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,6 @@ def make_policy(model: Path, **changes: Any) -> Policy:
         "samplers": ["a:1"],
         "steps": 1,
         "threads": 1,
-        "learning_rate": 1e-2,
     }
     return Policy(load_settings(TrainerSettings, **values | changes))
 
@@ -68,7 +67,7 @@ def train(
     rows = [[row for tree in trees for row in tree_rows(tree, policy.packing)] for trees in minibatches]
     packed = [pack(of_minibatch, policy.packing, token_budget, mean) for of_minibatch in rows]
     scores = [policy.score(batches) for batches in packed]
-    return [policy.update(batches, old) for batches, old in zip(packed, scores, strict=True)]
+    return [policy.update(batches, old, LEARNING_RATE) for batches, old in zip(packed, scores, strict=True)]
 
 
 def weights(policy: Policy, folder: Path) -> dict[str, torch.Tensor]:
@@ -82,7 +81,7 @@ def train_plainly(
 ) -> tuple[dict[str, torch.Tensor], list[UpdateResult]]:
     """The same updates one response at a time in plain PyTorch."""
     module: Any = AutoModelForCausalLM.from_pretrained(model)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0)
     rows_of_minibatches = [[row for tree in trees for row in tree_rows(tree, "flat")] for trees in minibatches]
 
     def logprobs(row: Row) -> torch.Tensor:
@@ -171,7 +170,7 @@ def test_a_reference_is_kept_only_where_it_is_needed(
     batches = pack(tree_rows(minibatches[0][0], "tree"), "tree", 1000, "token")
 
     first = policy.score(batches)
-    policy.update(batches, first)
+    policy.update(batches, first, LEARNING_RATE)
     (second,) = policy.score(batches)
 
     if kl_coefficient:
@@ -234,6 +233,23 @@ def test_a_minibatch_without_weight_takes_no_step(
     assert result == UpdateResult(0.0, 0.0, 0.0, 0.0)
     after = weights(policy, tmp_path / "after")
     assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_the_learning_rate_is_that_of_each_update(
+    model: Path, minibatches: list[list[WeightedTree]], tmp_path: Path
+) -> None:
+    policy = make_policy(model)
+    batches = pack(tree_rows(minibatches[0][0], "tree"), "tree", 1000, "token")
+    scores = policy.score(batches)
+    written = []
+    for number, rate in enumerate([0.0, 1e-3, 0.0]):
+        policy.update(batches, scores, rate)
+        written.append(weights(policy, tmp_path / str(number))["model.norm.weight"])
+
+    assert torch.equal(written[0], torch.ones(32))
+    # whatever its gradient, Adam's first steps move a weight by about the rate
+    assert 0.5e-3 < (written[1] - written[0]).abs().max() < 1.1e-3
+    assert torch.equal(written[2], written[1])
 
 
 def test_sequence_logprobs_are_the_models(model: Path) -> None:
