@@ -182,6 +182,12 @@ class TrainerSettings(ServiceSettings):
         description="tree computes a token that responses share once; flat computes every response by itself",
     )
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of weights and activations")
+    processes: int = Field(
+        default=1,
+        ge=1,
+        description="processes of the trainer on this machine, one a GPU, started by torchrun; not looked at by a "
+        "trainer that you start by torchrun yourself",
+    )
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="what DeepSpeed shards over the processes (ZeRO)")
     microbatch_tokens: int = Field(
         default=8192,
