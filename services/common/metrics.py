@@ -71,6 +71,7 @@ ZERO_VARIANCE_SHARE = Gauge(
     "treerl_zero_variance_share", "Share of the last step's prompts whose leaves all got one reward"
 )
 LOSS = Gauge("treerl_loss", "Policy-gradient loss of the last step")
+LEARNING_RATE = Gauge("treerl_learning_rate", "Learning rate of the last step")
 GRAD_NORM = Gauge("treerl_grad_norm", "Gradient norm before clipping, last step")
 CLIP_FRACTION = Gauge("treerl_clip_fraction", "Share of the last step's tokens whose importance ratio was clipped")
 ENTROPY = Gauge("treerl_entropy_nats", "Mean policy entropy at the last step's tokens")

@@ -40,6 +40,7 @@ class StepMetrics:
     stale_trees: int
     uniform_trees: int
     refills: int
+    learning_rate: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,6 +156,7 @@ def _show_step(step: StepMetrics) -> None:
     metrics.PASS_RATE.set(step.pass_rate)
     metrics.ZERO_VARIANCE_SHARE.set(step.zero_variance_share)
     metrics.LOSS.set(step.loss)
+    metrics.LEARNING_RATE.set(step.learning_rate)
     metrics.GRAD_NORM.set(step.grad_norm)
     metrics.CLIP_FRACTION.set(step.clip_fraction)
     metrics.ENTROPY.set(step.entropy)

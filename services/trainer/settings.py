@@ -202,7 +202,14 @@ class TrainerSettings(ServiceSettings):
         "responses whose ratio is beyond the cap or its inverse",
     )
     mismatch_ratio_cap: float = Field(default=2.0, gt=1, description="largest ratio that the correction lets stand")
-    learning_rate: float = Field(default=1.5e-6, gt=0, description="AdamW's learning rate, constant")
+    learning_rate: float = Field(default=1.5e-6, gt=0, description="AdamW's learning rate, the highest of the schedule")
+    learning_rate_schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="what becomes of the learning rate after the warm-up, over the run's steps"
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="steps over which the learning rate grows from 0")
+    min_learning_rate: float = Field(
+        default=0.0, ge=0, description="learning rate of the last step under linear and cosine"
+    )
     adam_betas: tuple[float, float] = Field(default=(0.9, 0.95), description="AdamW's decay rates of the two moments")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's decoupled weight decay")
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are scaled down to this norm")
@@ -212,6 +219,12 @@ class TrainerSettings(ServiceSettings):
         description="tree computes a token that responses share once; flat computes every response by itself",
     )
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of weights and activations")
+    processes: int = Field(
+        default=1,
+        ge=1,
+        description="processes of the trainer on this machine, one a GPU, started by torchrun; not looked at by a "
+        "trainer that you start by torchrun yourself",
+    )
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="what DeepSpeed shards over the processes (ZeRO)")
     microbatch_tokens: int = Field(
         default=8192,
@@ -238,6 +251,15 @@ class TrainerSettings(ServiceSettings):
     canary_tolerance: float = Field(
         default=0.01, gt=0, description="largest canary difference after a reload, in nats; bf16 needs about 0.3"
     )
+
+    @model_validator(mode="after")
+    def _schedule_fits_run(self) -> Self:
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps is {self.warmup_steps}: expected at most steps, {self.steps}")
+        if self.min_learning_rate > self.learning_rate:
+            highest = f"learning_rate, {self.learning_rate:g}"
+            raise ValueError(f"min_learning_rate is {self.min_learning_rate:g}: expected at most {highest}")
+        return self
 
     @model_validator(mode="after")
     def _advantage_fits_search(self) -> Self:

@@ -35,6 +35,7 @@ def step_metrics(
     scores: Sequence[TokenScores],
     mismatch: Mismatch,
     updates: Sequence[UpdateResult],
+    rate: float,
     reload: Reload,
     times: StepTimes,
 ) -> StepMetrics:
@@ -70,6 +71,7 @@ def step_metrics(
         stale_trees=len(trees.stale),
         uniform_trees=len(trees.uniform),
         refills=len(trees.rollouts) - 1,
+        learning_rate=rate,
     )
 
 

@@ -10,6 +10,7 @@ from itertools import chain
 from services.common.errors import UnavailableError
 from services.trainer.advantages import normalize, weigh_tree
 from services.trainer.evaluation import evaluate, evaluation_requests
+from services.trainer.learning_rate import learning_rate
 from services.trainer.mismatch import check_mismatch, measure_mismatch
 from services.trainer.packing import pack, split_by_prompt
 from services.trainer.rows import tree_rows
@@ -58,15 +59,16 @@ async def train_step(run: TrainingRun, step: int) -> None:
     measured = list(chain.from_iterable(minibatches)), list(chain.from_iterable(scores))
     mismatch = measure_mismatch(*measured, policy_version=step - 1)
     check_mismatch(step, mismatch, run.log.steps, settings.mismatch_multiple, settings.canary_tolerance)
+    rate = learning_rate(step, settings)
     updates = [
-        await run.thread.run(run.policy.update, minibatch, old)
+        await run.thread.run(run.policy.update, minibatch, old, rate)
         for minibatch, old in zip(minibatches, scores, strict=True)
     ]
     trained = time.perf_counter()
 
     reload = await run.publish(step, path_sequences(trees.trained))
     times = StepTimes(began, collected, trained, published=time.perf_counter(), unix_time_s=time.time())
-    metrics = step_metrics(step, trees, *measured, mismatch, updates, reload, times)
+    metrics = step_metrics(step, trees, *measured, mismatch, updates, rate, reload, times)
     await run.log.append_step(metrics, weighted)
     run.control.step = step
 

@@ -115,12 +115,14 @@ async def open_run(settings: TrainerSettings, control: RunControl, run_log: RunL
         resources.push_async_callback(samplers.close)
         thread = WorkerThread()
         resources.push_async_callback(thread.close)
+        policy = await thread.run(Policy, settings)
+        resources.push_async_callback(thread.run, policy.close)
         run = TrainingRun(
             settings=settings,
             dataset=dataset,
             heldout=heldout,
             rollouts=Rollouts(Streams(redis, settings.run, _CONSUMER), settings.sample_timeout_s),
-            policy=await thread.run(Policy, settings),
+            policy=policy,
             weights=WeightsFolder(settings.output_dir / "weights", settings.model),
             samplers=samplers,
             checkpoints=Checkpoints(settings.output_dir / "checkpoints", settings.keep_checkpoints),

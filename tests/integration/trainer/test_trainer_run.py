@@ -63,6 +63,15 @@ async def test_every_part_of_the_loss_can_be_set(make_settings: MakeSettings, pa
     assert first["corrected_fraction"] == second["corrected_fraction"] == 0  # the engine is the trainer's model
 
 
+async def test_the_learning_rate_of_a_step_is_recorded(make_settings: MakeSettings) -> None:
+    settings = make_settings(heldout_data=None, learning_rate_schedule="linear", min_learning_rate=2e-3)
+
+    await run_to_end(settings)
+
+    steps = rows(settings.output_dir / "metrics.jsonl")
+    assert [step["learning_rate"] for step in steps] == pytest.approx([10e-3, 6e-3, 2e-3])
+
+
 async def test_a_cancelled_run_goes_on_as_if_nothing_had_happened(
     make_settings: MakeSettings, sampler: FakeSampler, tmp_path: Path
 ) -> None:
