@@ -22,10 +22,10 @@ class Look(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A PromQL query and the name of its series, in which `{{label}}` stands for a label's value."""
+    """A PromQL query and what sets its series apart beside the run; `{{label}}` stands for a label's value."""
 
     expr: str
-    legend: str
+    legend: str = ""
 
 
 @dataclass(frozen=True, slots=True)

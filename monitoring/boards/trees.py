@@ -11,7 +11,7 @@ _FORKS = Row(
             "Fork tokens",
             "What kind of token is forked. Healthy: mostly words and operators, where reasoning turns; mostly digits "
             "or punctuation says that forks repeat arithmetic or formatting: see docs/forks.md.",
-            (Query(share(metrics.FORK_TOKENS, "token_class"), "{{token_class}} {{run}}"),),
+            (Query(share(metrics.FORK_TOKENS, "token_class"), "{{token_class}}"),),
             Unit.SHARE,
             Look.STACKED,
         ),
@@ -20,8 +20,7 @@ _FORKS = Row(
             "Position of a fork in its response, in tokens: a tenth, half and nine tenths of the forks lie below. "
             "Healthy: spread over the response; all near 0 shares nothing, all near the end explores nothing.",
             tuple(
-                Query(quantile(q, metrics.FORK_INDEX), f"{label} {{{{run}}}}")
-                for q, label in ((0.1, "p10"), (0.5, "p50"), (0.9, "p90"))
+                Query(quantile(q, metrics.FORK_INDEX), label) for q, label in ((0.1, "p10"), (0.5, "p50"), (0.9, "p90"))
             ),
         ),
         Panel(
@@ -29,8 +28,8 @@ _FORKS = Row(
             "Nats. Healthy: above the policy's mean entropy, since the least likely tokens are forked; equal to it, "
             "the choice is no better than random.",
             (
-                Query(quantile(0.5, metrics.FORK_SURPRISAL), "p50 {{run}}"),
-                Query(mean(metrics.FORK_SURPRISAL), "mean {{run}}"),
+                Query(quantile(0.5, metrics.FORK_SURPRISAL), "p50"),
+                Query(mean(metrics.FORK_SURPRISAL), "mean"),
             ),
         ),
     ),
@@ -43,7 +42,7 @@ _VALUES = Row(
             "V by depth",
             "Mean V(s) of the last step's segments, by the number of forks above them. Healthy: near the pass rate at "
             "every depth; deeper segments far below it mean that forks ruin good beginnings.",
-            (Query(latest(metrics.SEGMENT_VALUE, "depth"), "depth {{depth}} {{run}}"),),
+            (Query(latest(metrics.SEGMENT_VALUE, "depth"), "depth {{depth}}"),),
             Unit.SHARE,
         ),
         Panel(
@@ -51,21 +50,21 @@ _VALUES = Row(
             "Of GA(s) = V(s) - V(root) and LA(s) = V(s) - V(parent). Healthy: both well above 0. LA near 0 means that "
             "forks do not change the outcome: process rewards carry no more than outcome rewards.",
             (
-                Query(latest(metrics.GA_VARIANCE), "GA {{run}}"),
-                Query(latest(metrics.LA_VARIANCE), "LA {{run}}"),
+                Query(latest(metrics.GA_VARIANCE), "GA"),
+                Query(latest(metrics.LA_VARIANCE), "LA"),
             ),
         ),
         Panel(
             "Trees without a signal",
             "Share of trees whose leaves all got one reward. Healthy: below 0.5.",
-            (Query(latest(metrics.ZERO_VARIANCE_SHARE), "{{run}}"),),
+            (Query(latest(metrics.ZERO_VARIANCE_SHARE)),),
             Unit.SHARE,
         ),
         Panel(
             "Different answers in a tree",
             "Mean over trees. Healthy: above 2. Near 1 the leaves of a tree agree, rightly or wrongly, and nothing is "
             "learned from them.",
-            (Query(latest(metrics.DISTINCT_ANSWERS), "{{run}}"),),
+            (Query(latest(metrics.DISTINCT_ANSWERS)),),
         ),
     ),
 )
@@ -77,15 +76,15 @@ _COST = Row(
             "Leaves and trees",
             "Sampled a second, over all samplers. Healthy: steady while sampling; the gaps are training.",
             (
-                Query(rate(metrics.SAMPLED_LEAVES), "leaves {{run}}"),
-                Query(rate(metrics.SAMPLED_TREES), "trees {{run}}"),
+                Query(rate(metrics.SAMPLED_LEAVES), "leaves"),
+                Query(rate(metrics.SAMPLED_TREES), "trees"),
             ),
             Unit.PER_SECOND,
         ),
         Panel(
             "Decoded tokens",
             "Tokens sampled a second, over all samplers.",
-            (Query(rate(metrics.DECODED_TOKENS), "{{run}}"),),
+            (Query(rate(metrics.DECODED_TOKENS)),),
             Unit.PER_SECOND,
         ),
         Panel(
@@ -93,8 +92,8 @@ _COST = Row(
             "Tokens of a fork's prefix that were not in the prefix cache. Healthy: below one cache block, 32 tokens on "
             "a CPU and 16 on a GPU. More means that the cache is too small: raise its memory or lower trees_in_flight.",
             (
-                Query(mean(metrics.FORK_PREFILLED), "mean {{run}}"),
-                Query(quantile(0.9, metrics.FORK_PREFILLED), "p90 {{run}}"),
+                Query(mean(metrics.FORK_PREFILLED), "mean"),
+                Query(quantile(0.9, metrics.FORK_PREFILLED), "p90"),
             ),
         ),
         Panel(
@@ -102,15 +101,15 @@ _COST = Row(
             "Seconds from a tree's first request to its last token. Healthy: the longest response's time, about twice "
             "it with one round of forks.",
             (
-                Query(quantile(0.5, metrics.TREE_SECONDS), "p50 {{run}}"),
-                Query(quantile(0.95, metrics.TREE_SECONDS), "p95 {{run}}"),
+                Query(quantile(0.5, metrics.TREE_SECONDS), "p50"),
+                Query(quantile(0.95, metrics.TREE_SECONDS), "p95"),
             ),
             Unit.SECONDS,
         ),
         Panel(
             "Shortened prompts",
             "Prompts a second whose text was cut to fit. Healthy: 0.",
-            (Query(rate(metrics.SHORTENED_PROMPTS), "{{run}}"),),
+            (Query(rate(metrics.SHORTENED_PROMPTS)),),
             Unit.PER_SECOND,
         ),
     ),
