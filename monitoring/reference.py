@@ -14,7 +14,7 @@ _HEADER = """<!-- Made by `python -m monitoring` from services/common/metrics.py
 # Metrics
 
 Every service serves Prometheus metrics at `/metrics` on its `metrics_port`: what every service measures and what its
-own kind does. Dashboards and alerts choose by two labels that the scrape configuration sets, `run` and `namespace`; they
+own kind does. Dashboards and alerts choose by two labels that the scrape configuration sets, `run` and `namespace`, and
 work without them where there is one run. A histogram's series end in `_bucket`, `_sum` and `_count`.
 """
 
