@@ -91,6 +91,9 @@ class TrainingRun:
             self.control.step = self.checkpoint.step
             self._show_checkpoint(self.checkpoint)
         self.weights.discard_after(self.control.step)
+        metrics.STEP.set(self.control.step)
+        metrics.STEP_TIMESTAMP.set_to_current_time()
+        metrics.CHECKPOINT_EVERY.set(self.settings.checkpoint_every)
         log.info("starting", step=self.control.step, steps=self.settings.steps)
 
     def _show_checkpoint(self, checkpoint: Checkpoint) -> None:
