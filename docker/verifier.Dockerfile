@@ -18,10 +18,13 @@ RUN python -m compileall -q .
 FROM ${BASE}
 # Debian packages beside Python. The verifier grades C++ with PACKAGES=g++.
 ARG PACKAGES=""
-RUN [ -z "${PACKAGES}" ] || { \
+# Their versions are the base image's to choose.
+# hadolint ignore=DL3008
+RUN useradd --uid 10001 --user-group --home-dir /tmp --no-create-home --shell /usr/sbin/nologin treerl && \
+    { [ -z "${PACKAGES}" ] || { \
         apt-get update && \
         apt-get install --yes --no-install-recommends ${PACKAGES} && \
-        rm -rf /var/lib/apt/lists/*; }
+        rm -rf /var/lib/apt/lists/*; }; }
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
 WORKDIR /app
