@@ -101,8 +101,20 @@ def up(
 
 
 @app.command()
-def train(config: Config) -> None:
+def train(
+    config: Config,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Check the file, print what the run would take, and start nothing.")
+    ] = False,
+) -> None:
     """Run only the trainer, with services that already run elsewhere."""
+    if dry:
+        from rich.console import Console
+
+        from services.cli.dry_run import dry_run
+
+        dry_run(config, Console())
+        return
     from services.cli.train import run_train
 
     run_to_end(run_train(config))

@@ -21,6 +21,9 @@ from services.trainer.data_settings import DataSource, HeldoutOverlap, PassRate,
 from services.trainer.packing import LossMean
 from services.trainer.rows import Packing
 
+LoggerName: TypeAlias = Literal["tensorboard", "wandb"]
+"""Where a run's record is shown besides its own files and Prometheus."""
+
 MismatchCorrection: TypeAlias = Literal["off", "token", "sequence"]
 """Whether losses are corrected for the mismatch of engine and trainer, and if, by tokens or by responses."""
 
@@ -243,6 +246,11 @@ class TrainerSettings(ServiceSettings):
         default=0,
         ge=0,
         description="steps between evaluations; 0 evaluates only before the first and after the last step",
+    )
+
+    loggers: tuple[LoggerName, ...] = Field(
+        default=(),
+        description="where the record is shown besides the run's folder; each is an extra of the package",
     )
 
     mismatch_multiple: float = Field(
