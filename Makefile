@@ -46,7 +46,7 @@ test: $(VENV)/.installed-dev ## Run all tests.
 
 .PHONY: test-deploy
 test-deploy: $(VENV)/.installed-dev ## Test the container files, the chart, the alerts and the dashboards.
-	@$(BIN)/python -m pytest tests/deploy $(TEST_FLAGS)
+	@$(BIN)/python -m pytest tests/deploy tests/unit/deploy $(TEST_FLAGS)
 
 .PHONY: monitoring
 monitoring: $(VENV)/.installed-dev ## Generate dashboards, alerts and docs/metrics.md from the metrics.

@@ -18,7 +18,7 @@ _FINDINGS = Row(
         ),
         Panel(
             "Verdicts a second",
-            "By domain, over all verifiers.",
+            "By domain, over all verifiers. Healthy: as many as leaves are sampled.",
             (Query(rate(metrics.VERDICTS, "domain"), "{{domain}}"),),
             Unit.PER_SECOND,
         ),

@@ -288,6 +288,22 @@ def test_health_is_asked_by_a_process_where_the_kubelet_cannot() -> None:
     assert probe("1.23.0")["exec"]["command"][-1] == "127.0.0.1:50051"
 
 
+@pytest.mark.parametrize("name", ["cpu", "gpu-single"])
+def test_services_are_probed_while_they_start_serve_and_live(name: str) -> None:
+    for pod_name, pod in pods(objects(MATRIX[name])):
+        if not pod_name.endswith(("-demo", "-test")):
+            (container,) = pod["spec"]["containers"]
+            assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys(), pod_name
+
+
+def test_a_model_may_take_as_long_to_load_as_the_values_say() -> None:
+    stateful = component(objects(MATRIX["gpu-multi"]), "StatefulSet", "sampler")
+    probe = stateful["spec"]["template"]["spec"]["containers"][0]["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= 3600
+    patience = float(environment(objects(MATRIX["gpu-multi"]), "trainer")["TREERL_TRAINER_RELOAD_PATIENCE_S"])
+    assert patience > 3600
+
+
 def test_grace_periods_leave_room_for_the_drain() -> None:
     for name, pod in pods(objects(MATRIX["cpu"])):
         if name.endswith(("-sampler", "-verifier")):
