@@ -124,6 +124,7 @@ ZERO_VARIANCE_SHARE = Gauge(
     "treerl_zero_variance_share", "Share of the last step's prompts whose leaves all got one reward", registry=TRAINER
 )
 LOSS = Gauge("treerl_loss", "Policy-gradient loss of the last step", registry=TRAINER)
+LEARNING_RATE = Gauge("treerl_learning_rate", "Learning rate of the last step", registry=TRAINER)
 GRAD_NORM = Gauge("treerl_grad_norm", "Gradient norm before clipping, last step", registry=TRAINER)
 CLIP_FRACTION = Gauge(
     "treerl_clip_fraction", "Share of the last step's tokens whose importance ratio was clipped", registry=TRAINER
@@ -144,6 +145,13 @@ STALENESS = Gauge(
     "Optimizer steps between the oldest trained token's weights and the trained ones",
     registry=TRAINER,
 )
+STALE_TREES = Counter(
+    "treerl_stale_trees", "Trees dropped because their weights were older than max_policy_lag allows", registry=TRAINER
+)
+UNIFORM_TREES = Counter(
+    "treerl_uniform_trees", "Trees left out because all their leaves got one reward", registry=TRAINER
+)
+REFILLS = Counter("treerl_refills", "Times that further prompts were asked for to fill a step", registry=TRAINER)
 STEP_SECONDS = Gauge("treerl_step_seconds", "Duration of the last step, by phase", ["phase"], registry=TRAINER)
 CHECKPOINT_STEP = Gauge("treerl_checkpoint_step", "Last step that a durable checkpoint covers", registry=TRAINER)
 CHECKPOINT_EVERY = Gauge("treerl_checkpoint_every_steps", "Steps that are to lie between checkpoints", registry=TRAINER)

@@ -159,6 +159,7 @@ def _show_step(step: StepMetrics) -> None:
     metrics.PASS_RATE.set(step.pass_rate)
     metrics.ZERO_VARIANCE_SHARE.set(step.zero_variance_share)
     metrics.LOSS.set(step.loss)
+    metrics.LEARNING_RATE.set(step.learning_rate)
     metrics.GRAD_NORM.set(step.grad_norm)
     metrics.CLIP_FRACTION.set(step.clip_fraction)
     metrics.ENTROPY.set(step.entropy)
@@ -167,6 +168,9 @@ def _show_step(step: StepMetrics) -> None:
     metrics.REFERENCE_KL.set(step.reference_kl)
     metrics.CORRECTED_FRACTION.set(step.corrected_fraction)
     metrics.STALENESS.set(step.staleness)
+    metrics.STALE_TREES.inc(step.stale_trees)
+    metrics.UNIFORM_TREES.inc(step.uniform_trees)
+    metrics.REFILLS.inc(step.refills)
     phases = {"sample_wait": step.sample_wait_s, "train": step.train_s, "publish": step.publish_s, "step": step.step_s}
     for phase, seconds in phases.items():
         metrics.STEP_SECONDS.labels(phase).set(seconds)
