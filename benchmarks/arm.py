@@ -5,8 +5,8 @@ from dataclasses import astuple, dataclass
 from statistics import fmean
 from typing import Final
 
-from benchmarks.bootstrap import mean_interval
 from benchmarks.equal_tokens import Finding, Leaves, chains_finding, tree_finding
+from services.cli.bootstrap import mean_interval
 
 COMPARED: Final = ("pass_rate", "leaf_accuracy", "distinct_answers")
 

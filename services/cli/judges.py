@@ -2,12 +2,14 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Protocol
 
 from grpc import aio
 
 from services.cli.remote import connected, told
-from services.common import codec
+from services.common import codec, problem_codec
+from services.common.overload import patiently
 from services.common.problem import Problem
 from services.common.verdict import Limits, Verdict
 from treerl.verifier.v1 import verifier_service_pb2 as verifier_pb2
@@ -43,19 +45,24 @@ class RemoteJudge:
         Raises:
             UnavailableError: no verifier answers.
         """
-        request = verifier_pb2.VerifyRequest(problem=codec.encode_problem(problem), response=response)
+        request = verifier_pb2.VerifyRequest(problem=problem_codec.encode_problem(problem), response=response)
         if limits is not None:
             request.limits.CopyFrom(codec.encode_limits(limits))
         try:
-            reply = await self._stub.Verify(request)
+            reply = await patiently(lambda: self._stub.Verify(request))
         except aio.AioRpcError as error:
             raise told(error, "verifier", self._address) from error
         return codec.decode_verdict(reply.verdict)
 
 
 @asynccontextmanager
-async def open_judge(address: str | None) -> AsyncIterator[Judge]:
-    """The verifier at an address; for None a grader of this command's own, which ends with it."""
+async def open_judge(address: str | None, config: Path | None = None) -> AsyncIterator[Judge]:
+    """The verifier at an address; for None a grader of this command's own, which ends with it.
+
+    Args:
+        address: of a verifier.
+        config: TOML file whose `[verifier]` table configures a grader of one's own.
+    """
     if address is not None:
         async with connected(address) as channel:
             yield RemoteJudge(channel, address)
@@ -64,7 +71,7 @@ async def open_judge(address: str | None) -> AsyncIterator[Judge]:
     from services.verifier.grading import Grader
     from services.verifier.settings import VerifierSettings
 
-    grader = Grader(load_settings(VerifierSettings))
+    grader = Grader(load_settings(VerifierSettings, config))
     try:
         await grader.start()
         yield grader

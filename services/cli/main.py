@@ -188,6 +188,102 @@ def verify(
         raise typer.BadParameter("give either --gold and --answer, or --file")
 
 
+@app.command("eval")
+def evaluate(
+    data: Annotated[list[Path], typer.Option(help="JSONL, Parquet or saved Hugging Face data set; may be repeated.")],
+    model: Annotated[Path | None, typer.Option(help="Hugging Face folder; a sampler is started for it.")] = None,
+    sampler: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST:PORT", help="Running sampler, in place of --model; may be repeated."),
+    ] = None,
+    verifier: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Verifier to ask.  [default: grade in this process]")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with [sampler] and [verifier].")] = None,
+    samples: Annotated[int, typer.Option(min=0, help="k: responses drawn for each problem, beside a greedy one.")] = 4,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="Softmax temperature of those.")] = 1.0,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Nucleus mass of those.")] = 1.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest response, in tokens.")] = 1024,
+    seed: Annotated[int, typer.Option(min=0, help="Decides what is drawn.")] = 0,
+    problems: Annotated[int | None, typer.Option(min=1, help="Problems of each file.  [default: all]")] = None,
+    prompt_format: Annotated[
+        Literal["plain", "chat"] | None, typer.Option(help="As in [sampler]: chat uses the chat template.")
+    ] = None,
+    system_prompt: Annotated[str | None, typer.Option(help="System turn of the chat template.")] = None,
+    chat_template: Annotated[Path | None, typer.Option(help="Jinja file in place of the tokenizer's template.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the evaluation; an unfinished one goes on.  [default: runs/eval-…]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Measure a policy on data sets: greedy accuracy, avg@k and pass@k with intervals, by category."""
+    from services.cli.eval import EvalOptions, run_eval
+    from services.cli.eval_questions import Drawing
+
+    if (model is None) == (not sampler):
+        raise typer.BadParameter("give either --model, or --sampler of a running one")
+    given = {
+        "prompt_format": prompt_format,
+        "system_prompt": system_prompt,
+        "chat_template": None if chat_template is None else str(chat_template.resolve()),
+    }
+    changes = {key: value for key, value in given.items() if value is not None}
+    if changes and model is None:
+        raise typer.BadParameter("the prompt format is the running sampler's own: give it with --model only")
+    name = "sampler" if model is None else model.resolve().name
+    options = EvalOptions(
+        model=model,
+        data=tuple(data),
+        config=config,
+        sampler_changes=changes,
+        drawing=Drawing(samples, temperature, top_p, max_tokens, seed),
+        limit=problems,
+        output=output or Path("runs") / f"eval-{name}",
+        samplers=tuple(sampler or ()),
+        verifier=verifier,
+    )
+    run_to_end(run_eval(options, as_json=as_json))
+
+
+@app.command()
+def sft(
+    model: Annotated[Path, typer.Option(help="Hugging Face folder to start from.")],
+    data: Annotated[Path, typer.Option(help="Prompts and responses: JSONL, Parquet or saved Hugging Face data set.")],
+    output: Annotated[Path, typer.Option(help="Folder of the new model; appears when it is complete.")],
+    prompt_column: Annotated[str, typer.Option(help="[default: prompt, problem or question]")] = "",
+    response_column: Annotated[str, typer.Option(help="[default: response, completion or solution]")] = "",
+    prompt_format: Annotated[Literal["plain", "chat"], typer.Option(help="As the sampler will be set.")] = "plain",
+    system_prompt: Annotated[str, typer.Option(help="System turn of the chat template.")] = "",
+    epochs: Annotated[int, typer.Option(min=1, help="Times that every demonstration is seen.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Demonstrations of one optimizer step.")] = 32,
+    microbatch: Annotated[int, typer.Option(min=1, help="Computed at once; fewer need less memory.")] = 8,
+    learning_rate: Annotated[float, typer.Option(min=0, help="AdamW's, at its highest.")] = 1e-5,
+    max_tokens: Annotated[int, typer.Option(min=2, help="Longer demonstrations are left out.")] = 2048,
+    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of activations; weights stay fp32.")] = "fp32",
+    seed: Annotated[int, typer.Option(min=0, help="Decides the order.")] = 0,
+) -> None:
+    """Teach a model by demonstrations, with the loss on responses alone; vLLM and transformers load the result."""
+    from services.cli.sft import run_sft
+    from services.sft.fine_tuning import Recipe
+
+    recipe = Recipe(
+        model=model,
+        data=data,
+        prompt_column=prompt_column,
+        response_column=response_column,
+        prompt_format=prompt_format,
+        system_prompt=system_prompt,
+        epochs=epochs,
+        batch_size=batch_size,
+        microbatch=microbatch,
+        learning_rate=learning_rate,
+        max_tokens=max_tokens,
+        precision=precision,
+        seed=seed,
+    )
+    run_sft(recipe, output)
+
+
 @app.command()
 def advantages(
     file: Annotated[Path, typer.Option(help="JSONL of trees with rewards, or a run's trees.jsonl.zst.")],

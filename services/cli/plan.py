@@ -29,14 +29,14 @@ class Plan:
     Attributes:
         store: the embedded Valkey; None where the run uses a server of the user's.
         workers: samplers and verifiers.
-        trainer: the trainer.
+        trainer: the trainer; None where nothing is trained.
         endpoints: addresses of all.
         total_steps: training steps that the run has when it is finished.
     """
 
     store: Command | None
     workers: tuple[Command, ...]
-    trainer: Command
+    trainer: Command | None
     endpoints: Endpoints
     total_steps: int
 
@@ -102,6 +102,21 @@ def plan_trainer(config: Path) -> tuple[Plan, Path]:
     endpoints = Endpoints(settings.redis_url, settings.samplers, (), service.address)
     plan = Plan(None, (), service.command(effective), endpoints, settings.steps)
     return plan, run_folder
+
+
+def plan_sampler(config: Path, run_folder: Path) -> Plan:
+    """Lay out one sampler, with an embedded Valkey of its own: it takes calls alone, and no stream is shared.
+
+    Raises:
+        ConfigurationError: the configuration is wrong, or a configured port is in use.
+    """
+    run_folder = run_folder.resolve()
+    settings = load_settings(SamplerSettings, config)
+    ports = PortPool(settings.host)
+    service = _Service.of(settings, 0, ports)
+    store, redis_url = _valkey(ports.take(0, "valkey"), run_folder)
+    command = service.command(config, f"--redis-url={redis_url}")
+    return Plan(store, (command,), None, Endpoints(redis_url, (service.address,), (), ""), 0)
 
 
 @dataclass(frozen=True, slots=True)

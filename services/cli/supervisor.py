@@ -28,7 +28,7 @@ class Supervisor:
         """
         Args:
             plan: what to run.
-            run_folder: gets `logs/`, one file a service, and `endpoints.json`.
+            run_folder: gets `logs/`, one file a service, and `endpoints.json` where something is trained.
             on_change: called when a service changes its state.
             policy: how processes are restarted.
         """
@@ -55,16 +55,18 @@ class Supervisor:
         await asyncio.gather(*self._runs.values(), return_exceptions=True)
 
     async def start(self) -> None:
-        """Start everything; returns once the trainer was started, which is when all the others are ready.
+        """Start everything; returns once all but the trainer are ready, and the trainer, if any, was started.
 
         Raises:
             ServiceFailedError: a service cannot start.
         """
-        self.plan.endpoints.write(self._run_folder)
+        if self.plan.trainer is not None:
+            self.plan.endpoints.write(self._run_folder)
         if self.plan.store is not None:
             await self._until_ready([self._launch(self.plan.store)])
         await self._until_ready([self._launch(command) for command in self.plan.workers])
-        self._launch(self.plan.trainer)
+        if self.plan.trainer is not None:
+            self._launch(self.plan.trainer)
 
     async def finished(self) -> None:
         """Wait until the trainer has finished.
@@ -72,6 +74,7 @@ class Supervisor:
         Raises:
             ServiceFailedError: a service was given up.
         """
+        assert self.plan.trainer is not None
         await self._while_all_run(asyncio.wait([self._runs[self.plan.trainer.name]]))
 
     async def watch(self) -> None:

@@ -8,15 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-import torch
-from torch.nn.functional import cross_entropy
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
 from services.demo.assessment import Assessment, assess, development_exercises
-from services.demo.demonstrations import IGNORED_LABEL, demonstration_batches
+from services.demo.demonstrations import demonstration_batches
 from services.demo.exercise import Domain
 from services.demo.policy import build_policy
 from services.demo.tokenizer import build_tokenizer
+from services.sft.supervision import Supervision
 
 REPORT_FILE: Final = "warm_start.json"
 DOMAINS: Final[tuple[Domain, ...]] = ("math", "code")
@@ -114,21 +113,16 @@ def _train(
 ) -> Progress:
     exercises = {domain: development_exercises(domain, recipe.exercises_per_check, recipe.seed) for domain in DOMAINS}
     batches = demonstration_batches(tokenizer, recipe.batch_size, recipe.seed)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, recipe.learning_rate_factor)
+    supervision = Supervision(
+        policy, recipe.learning_rate, recipe.learning_rate_factor, betas=(0.9, 0.98), weight_decay=0.01
+    )
     assessments: dict[Domain, Assessment] = {}
     for step, batch in zip(range(1, recipe.step_limit + 1), batches, strict=False):
-        logits = policy(input_ids=batch.tokens).logits[:, :-1]
-        loss = cross_entropy(logits.flatten(0, 1), batch.labels[:, 1:].flatten(), ignore_index=IGNORED_LABEL)
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
+        loss = supervision.step([batch])
         is_check = step % recipe.steps_between_checks == 0
         if is_check:
             assessments = {domain: assess(policy, tokenizer, exercises[domain], recipe.seed) for domain in DOMAINS}
-        progress = Progress(step, recipe.step_limit, loss.item(), assessments if is_check else {})
+        progress = Progress(step, recipe.step_limit, loss, assessments if is_check else {})
         on_progress(progress)
         if is_check and all(map(recipe.accepts, assessments.values())):
             return progress

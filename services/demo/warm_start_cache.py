@@ -35,6 +35,7 @@ def recipe_hash(recipe: Recipe) -> str:
     """Return the name under which a recipe's warm start is cached."""
     # The sources belong to the recipe: a changed habit, tokenizer or policy must not meet an old warm start.
     digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    here = Path(__file__).parent
+    for path in (*sorted(here.glob("*.py")), *sorted(here.with_name("sft").glob("*.py"))):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

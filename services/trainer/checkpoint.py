@@ -1,7 +1,7 @@
 """Checkpoints: folders from which a run goes on, each there whole or not at all.
 
-    {root}/step-00000012/   deepspeed/, zero_stage   what the policy saves: weights, optimizer and random state
-                            run.json                 where the run stands, and the SHA-256 of every other file
+    {root}/step-00000012/   deepspeed/, layout.json   what the policy saves: weights, optimizer and random state
+                            run.json                  where the run stands, and the SHA-256 of every other file
 
 A folder is filled under a hidden name, forced to disk and renamed. A kill at any instant leaves the one before usable.
 """
@@ -41,6 +41,11 @@ class Checkpoints:
     """All checkpoints of a run; the newest few are kept."""
 
     def __init__(self, root: Path, keep: int = 2) -> None:
+        """
+        Args:
+            root: folder of all checkpoints.
+            keep: newest ones that `save` leaves.
+        """
         self._root = root
         self._keep = keep
 

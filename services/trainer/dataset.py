@@ -1,21 +1,56 @@
-"""The problems of a run, and which of them a step asks: decided by seed and step, so that resuming needs no state."""
+"""The problems of a run, and which of them a step asks: decided by seed and step, so that resuming needs no state.
 
-import json
+Sources are mixed by weight as seats are given to parties (Webster's method): after n draws a source of share w has had
+n·w of them, to within a draw or so, and no draw is ever taken back. Each source has a new seeded order every epoch.
+"""
+
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
-from pathlib import Path
 
-from services.common.errors import ConfigurationError, InvalidRequestError
-from services.common.problem import Problem, parse_problem
+from services.common.problem import Problem
 
 
 @dataclass(frozen=True, slots=True)
-class Dataset:
-    """Problems in the order of their file, visited in a new seeded order every epoch."""
+class Source:
+    """Problems of one origin.
 
+    Attributes:
+        name: tells it from the run's other sources; empty for the only one.
+        problems: in the order of their file.
+        weight: its share of the draws is this over the sum of all weights.
+    """
+
+    name: str
     problems: tuple[Problem, ...]
-    seed: int
+    weight: float = 1.0
+
+
+class Dataset:
+    """A mixture of sources."""
+
+    def __init__(self, sources: Sequence[Source], seed: int) -> None:
+        """
+        Args:
+            sources: at least one, each with a problem.
+            seed: decides the order of each.
+        """
+        self._sources = tuple(sources)
+        self._weights = [Fraction(source.weight) for source in sources]
+        self._seed = seed
+        # a step spans two epochs of a source at most, unless its data are few
+        self._order = lru_cache(maxsize=2 * len(sources))(self._shuffled)
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Those of all sources, in the order of their files."""
+        return tuple(problem for source in self._sources for problem in source.problems)
+
+    def in_order_of(self, seed: int) -> "Dataset":
+        """The same mixture in another order."""
+        return Dataset(self._sources, seed)
 
     def problems_for_step(self, step: int, count: int) -> list[Problem]:
         """The problems of one step.
@@ -24,54 +59,39 @@ class Dataset:
             step: the first is 1.
             count: problems a step; the same for every step of a run.
         """
-        first = (step - 1) * count
-        return [self._visited(position) for position in range(first, first + count)]
+        before, after = draws(self._weights, (step - 1) * count), draws(self._weights, step * count)
+        drawn = [(source, n) for source, first in enumerate(before) for n in range(first, after[source])]
+        drawn.sort(key=lambda draw: (_turn(draw[1], self._weights[draw[0]]), draw[0]))
+        return [self._visited(source, position) for source, position in drawn]
 
-    def _visited(self, position: int) -> Problem:
-        epoch, place = divmod(position, len(self.problems))
-        return self.problems[_order(self.seed, epoch, len(self.problems))[place]]
+    def _visited(self, source: int, position: int) -> Problem:
+        problems = self._sources[source].problems
+        epoch, place = divmod(position, len(problems))
+        return problems[self._order(source, epoch)[place]]
+
+    def _shuffled(self, source: int, epoch: int) -> list[int]:
+        name = self._sources[source].name
+        of_source = f" of {name}" if name else ""
+        order = list(range(len(self._sources[source].problems)))
+        random.Random(f"order of epoch {epoch}{of_source} under seed {self._seed}").shuffle(order)
+        return order
 
 
-@lru_cache(maxsize=2)  # a step spans two epochs at most, unless the data are few
-def _order(seed: int, epoch: int, size: int) -> list[int]:
-    order = list(range(size))
-    random.Random(f"order of epoch {epoch} under seed {seed}").shuffle(order)
-    return order
+def draws(weights: Sequence[Fraction], total: int) -> list[int]:
+    """How many of the first `total` draws are each source's.
 
-
-def read_problems(path: Path) -> tuple[Problem, ...]:
-    """Read a JSONL file of problems; blank lines do not count.
-
-    Raises:
-        ConfigurationError: the file cannot be read or is empty, or a row is wrong: its line and what is wrong with it.
+    Draw j of a source, counted from 0, has its turn at (j + 1/2) / weight; of equal ones the first source's is first.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"cannot read data file {path}: {error}") from error
-    line_of: dict[str, int] = {}
-    problems: list[Problem] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        problem = _read_row(f"{path}:{number}", line)
-        if problem.id in line_of:
-            raise ConfigurationError(f"{path}:{number}: id {problem.id!r} was taken by line {line_of[problem.id]}")
-        line_of[problem.id] = number
-        problems.append(problem)
-    if not problems:
-        raise ConfigurationError(f"data file {path} holds no problem")
-    return tuple(problems)
+    # all whose turn is before total / sum(weights), which is `total` draws but for rounding
+    counts = [-((1 - 2 * total * weight / sum(weights)) // 2) for weight in weights]
+    while sum(counts) < total:
+        least = min(range(len(weights)), key=lambda source: (_turn(counts[source], weights[source]), source))
+        counts[least] += 1
+    while sum(counts) > total:
+        most = max(range(len(weights)), key=lambda source: (_turn(counts[source] - 1, weights[source]), source))
+        counts[most] -= 1
+    return counts
 
 
-def _read_row(place: str, line: str) -> Problem:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ConfigurationError(f"{place}: not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise ConfigurationError(f"{place}: expected a JSON object, got {type(row).__name__}")
-    try:
-        return parse_problem(row)
-    except InvalidRequestError as error:
-        raise ConfigurationError(f"{place}: {error}") from error
+def _turn(draw: int, weight: Fraction) -> Fraction:
+    return (draw + Fraction(1, 2)) / weight

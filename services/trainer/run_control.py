@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from enum import Enum
 
+from services.common import metrics
 from services.common.errors import PreconditionError
 from services.trainer.checkpoint import Checkpoint
 
@@ -104,6 +105,7 @@ class RunControl:
     async def _enter(self, state: RunState) -> None:
         async with self._changed:
             self.state = state
+            metrics.RUN_STATE.set(state.value)
             self._changed.notify_all()
 
     @property

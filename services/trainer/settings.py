@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from services.common.problem_files import BadRows
 from services.common.settings import ServiceSettings
 from services.common.tree import (
     MAX_ANSWER_MARKERS,
@@ -16,6 +17,7 @@ from services.common.tree import (
     SpecialTokens,
 )
 from services.trainer.advantages import CHAIN_ADVANTAGES, AdvantageName, Normalization
+from services.trainer.data_settings import DataSource, HeldoutOverlap, PassRate, SourceName, TrainingSource
 from services.trainer.packing import LossMean
 from services.trainer.rows import Packing
 
@@ -112,9 +114,28 @@ class TrainerSettings(ServiceSettings):
         description="auto goes on from the newest checkpoint; never starts afresh and overwrites the run",
     )
 
-    train_data: Path = Field(description="JSONL file of problems to train on")
-    heldout_data: Path | None = Field(default=None, description="JSONL file of problems to evaluate on; none: never")
-    heldout_problems: int = Field(default=500, ge=1, description="evaluate on at most this many, from the file's start")
+    train_data: Path | dict[SourceName, TrainingSource] = Field(
+        description="problems to train on: a file, or a table of sources by name"
+    )
+    heldout_data: Path | dict[SourceName, DataSource] | None = Field(
+        default=None, description="problems to evaluate on, given likewise; none: never"
+    )
+    heldout_problems: int = Field(
+        default=500, ge=1, description="evaluate on at most this many of each source, from its start"
+    )
+    heldout_overlap: HeldoutOverlap = Field(
+        default="drop",
+        description="what becomes of problems to train on whose prompt is held out, up to case and white space",
+    )
+    bad_rows: BadRows = Field(
+        default="refuse", description="what a row that is no problem does: ends the run, or nothing"
+    )
+    max_prompt_tokens: int = Field(
+        default=0, ge=0, description="longer prompts, without their chat template, are not trained on; 0 for any length"
+    )
+    pass_rate_range: tuple[PassRate, PassRate] = Field(
+        default=(0.0, 1.0), description="problems whose known pass rate is outside of this are not trained on"
+    )
 
     samplers: tuple[str, ...] = Field(
         min_length=1, description="gRPC addresses (host:port) of every sampler of the run"
@@ -133,6 +154,22 @@ class TrainerSettings(ServiceSettings):
         default="wait",
         description="requests in flight when a sampler loads new weights end before it, go on under the new weights, "
         "or are sampled again",
+    )
+
+    max_policy_lag: int = Field(
+        default=0,
+        ge=0,
+        le=16,
+        description="largest age of the weights that sampled a token, in steps, when it is trained; 0 samples a step's "
+        "trees once the step before is done, k samples those of the next k steps meanwhile",
+    )
+    uniform_trees: Literal["train", "replace"] = Field(
+        default="train",
+        description="what becomes of trees whose leaves all got one reward, which teach nothing: train on them, or "
+        "replace them by trees of other prompts (dynamic sampling, DAPO)",
+    )
+    max_refills: int = Field(
+        default=4, ge=1, description="times that a step asks for replacements before it trains on what it has"
     )
 
     steps: int = Field(ge=1, description="training steps in all")
@@ -165,7 +202,14 @@ class TrainerSettings(ServiceSettings):
         "responses whose ratio is beyond the cap or its inverse",
     )
     mismatch_ratio_cap: float = Field(default=2.0, gt=1, description="largest ratio that the correction lets stand")
-    learning_rate: float = Field(default=1.5e-6, gt=0, description="AdamW's learning rate, constant")
+    learning_rate: float = Field(default=1.5e-6, gt=0, description="AdamW's learning rate, the highest of the schedule")
+    learning_rate_schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="what becomes of the learning rate after the warm-up, over the run's steps"
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="steps over which the learning rate grows from 0")
+    min_learning_rate: float = Field(
+        default=0.0, ge=0, description="learning rate of the last step under linear and cosine"
+    )
     adam_betas: tuple[float, float] = Field(default=(0.9, 0.95), description="AdamW's decay rates of the two moments")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's decoupled weight decay")
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are scaled down to this norm")
@@ -175,6 +219,12 @@ class TrainerSettings(ServiceSettings):
         description="tree computes a token that responses share once; flat computes every response by itself",
     )
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of weights and activations")
+    processes: int = Field(
+        default=1,
+        ge=1,
+        description="processes of the trainer on this machine, one a GPU, started by torchrun; not looked at by a "
+        "trainer that you start by torchrun yourself",
+    )
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="what DeepSpeed shards over the processes (ZeRO)")
     microbatch_tokens: int = Field(
         default=8192,
@@ -185,6 +235,9 @@ class TrainerSettings(ServiceSettings):
 
     checkpoint_every: int = Field(
         default=10, ge=1, description="steps between checkpoints; the last step gets one always"
+    )
+    keep_checkpoints: int = Field(
+        default=2, ge=1, description="newest checkpoints that are kept; with 1 there is none to go back to"
     )
     evaluate_every: int = Field(
         default=0,
@@ -200,10 +253,28 @@ class TrainerSettings(ServiceSettings):
     )
 
     @model_validator(mode="after")
+    def _schedule_fits_run(self) -> Self:
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps is {self.warmup_steps}: expected at most steps, {self.steps}")
+        if self.min_learning_rate > self.learning_rate:
+            highest = f"learning_rate, {self.learning_rate:g}"
+            raise ValueError(f"min_learning_rate is {self.min_learning_rate:g}: expected at most {highest}")
+        return self
+
+    @model_validator(mode="after")
     def _advantage_fits_search(self) -> Self:
         if self.advantage in CHAIN_ADVANTAGES and self.search.forks != 0:
             raise ValueError(
                 f"advantage {self.advantage!r} compares independent chains but search.forks is {self.search.forks}; "
                 "set search.forks to 0 or choose another advantage"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _lag_is_corrected(self) -> Self:
+        if self.max_policy_lag and self.mismatch_correction == "off":
+            raise ValueError(
+                f"max_policy_lag is {self.max_policy_lag} but mismatch_correction is off: tokens of older weights "
+                "would be trained as if the present ones had sampled them; set mismatch_correction to token or sequence"
             )
         return self

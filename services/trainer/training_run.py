@@ -10,8 +10,9 @@ from services.common import metrics
 from services.common.problem import Problem
 from services.common.streams import Streams, connect
 from services.trainer.checkpoint import Checkpoint, Checkpoints
-from services.trainer.dataset import Dataset, read_problems
+from services.trainer.dataset import Dataset
 from services.trainer.policy import Policy
+from services.trainer.problem_selection import load_problems
 from services.trainer.rollouts import Rollouts
 from services.trainer.run_control import RunControl
 from services.trainer.run_log import RunLog
@@ -90,6 +91,9 @@ class TrainingRun:
             self.control.step = self.checkpoint.step
             self._show_checkpoint(self.checkpoint)
         self.weights.discard_after(self.control.step)
+        metrics.STEP.set(self.control.step)
+        metrics.STEP_TIMESTAMP.set_to_current_time()
+        metrics.CHECKPOINT_EVERY.set(self.settings.checkpoint_every)
         log.info("starting", step=self.control.step, steps=self.settings.steps)
 
     def _show_checkpoint(self, checkpoint: Checkpoint) -> None:
@@ -106,8 +110,7 @@ async def open_run(settings: TrainerSettings, control: RunControl, run_log: RunL
         UnavailableError: Redis does not answer.
         CheckpointError: no checkpoint can be used although there are some.
     """
-    dataset = Dataset(read_problems(settings.train_data), settings.seed)
-    heldout = read_problems(settings.heldout_data) if settings.heldout_data else ()
+    dataset, heldout = load_problems(settings)
     async with AsyncExitStack() as resources:
         redis = await connect(settings.redis_url)
         resources.push_async_callback(redis.aclose)
@@ -115,15 +118,17 @@ async def open_run(settings: TrainerSettings, control: RunControl, run_log: RunL
         resources.push_async_callback(samplers.close)
         thread = WorkerThread()
         resources.push_async_callback(thread.close)
+        policy = await thread.run(Policy, settings)
+        resources.push_async_callback(thread.run, policy.close)
         run = TrainingRun(
             settings=settings,
             dataset=dataset,
-            heldout=heldout[: settings.heldout_problems],
+            heldout=heldout,
             rollouts=Rollouts(Streams(redis, settings.run, _CONSUMER), settings.sample_timeout_s),
-            policy=await thread.run(Policy, settings),
+            policy=policy,
             weights=WeightsFolder(settings.output_dir / "weights", settings.model),
             samplers=samplers,
-            checkpoints=Checkpoints(settings.output_dir / "checkpoints"),
+            checkpoints=Checkpoints(settings.output_dir / "checkpoints", settings.keep_checkpoints),
             log=run_log,
             control=control,
             thread=thread,

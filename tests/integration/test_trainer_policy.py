@@ -1,26 +1,21 @@
 """The policy in a real DeepSpeed engine, against plain PyTorch."""
 
-import random
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from structlog.testing import capture_logs
 from transformers import AutoModelForCausalLM, MambaConfig
 
 from services.common.errors import CheckpointError, ConfigurationError
-from services.common.settings import load_settings
-from services.common.verdict import Outcome, Verdict
-from services.trainer.advantages import WeightedTree, weigh_tree
+from services.trainer.advantages import WeightedTree
 from services.trainer.packing import LossMean, pack
-from services.trainer.policy import Policy, UpdateResult
+from services.trainer.policy import UpdateResult
 from services.trainer.rows import Packing, Row, tree_rows
-from services.trainer.settings import TrainerSettings
-from tests.builders import random_tree
 from tests.integration.fake_sampler import VOCABULARY, write_tiny_model
+from tests.integration.small_runs import LEARNING_RATE, make_policy, train, two_minibatches, weights
 
 # DeepSpeed and torch.distributed use parts of torch that torch has deprecated.
 pytestmark = [
@@ -40,41 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def minibatches() -> list[list[WeightedTree]]:
-    """Two minibatches; one tree of each teaches nothing, because all its leaves are right."""
-    rng = random.Random(0)
-    step = [random_tree(rng, VOCABULARY, forks) for forks in (0, 2, 3, 0, 2, 3)]
-    for silent in (1, 4):
-        step[silent] = step[silent].with_verdicts([Verdict(Outcome.CORRECT, "", 0.0)] * len(step[silent].branches))
-    weighted = [weigh_tree(tree, "treerl") for tree in step]
-    return [weighted[:3], weighted[3:]]
-
-
-def make_policy(model: Path, **changes: Any) -> Policy:
-    values: dict[str, Any] = {
-        "model": model,
-        "output_dir": model,
-        "train_data": model,
-        "samplers": ["a:1"],
-        "steps": 1,
-        "threads": 1,
-        "learning_rate": 1e-2,
-    }
-    return Policy(load_settings(TrainerSettings, **values | changes))
-
-
-def train(
-    policy: Policy, minibatches: list[list[WeightedTree]], token_budget: int, mean: LossMean = "token"
-) -> list[UpdateResult]:
-    rows = [[row for tree in trees for row in tree_rows(tree, policy.packing)] for trees in minibatches]
-    packed = [pack(of_minibatch, policy.packing, token_budget, mean) for of_minibatch in rows]
-    scores = [policy.score(batches) for batches in packed]
-    return [policy.update(batches, old) for batches, old in zip(packed, scores, strict=True)]
-
-
-def weights(policy: Policy, folder: Path) -> dict[str, torch.Tensor]:
-    folder.mkdir()
-    policy.write_model(folder)
-    return load_file(folder / "model.safetensors")
+    return two_minibatches()
 
 
 def train_plainly(
@@ -82,7 +43,7 @@ def train_plainly(
 ) -> tuple[dict[str, torch.Tensor], list[UpdateResult]]:
     """The same updates one response at a time in plain PyTorch."""
     module: Any = AutoModelForCausalLM.from_pretrained(model)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0)
     rows_of_minibatches = [[row for tree in trees for row in tree_rows(tree, "flat")] for trees in minibatches]
 
     def logprobs(row: Row) -> torch.Tensor:
@@ -171,7 +132,7 @@ def test_a_reference_is_kept_only_where_it_is_needed(
     batches = pack(tree_rows(minibatches[0][0], "tree"), "tree", 1000, "token")
 
     first = policy.score(batches)
-    policy.update(batches, first)
+    policy.update(batches, first, LEARNING_RATE)
     (second,) = policy.score(batches)
 
     if kl_coefficient:
@@ -234,6 +195,23 @@ def test_a_minibatch_without_weight_takes_no_step(
     assert result == UpdateResult(0.0, 0.0, 0.0, 0.0)
     after = weights(policy, tmp_path / "after")
     assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_the_learning_rate_is_that_of_each_update(
+    model: Path, minibatches: list[list[WeightedTree]], tmp_path: Path
+) -> None:
+    policy = make_policy(model)
+    batches = pack(tree_rows(minibatches[0][0], "tree"), "tree", 1000, "token")
+    scores = policy.score(batches)
+    written = []
+    for number, rate in enumerate([0.0, 1e-3, 0.0]):
+        policy.update(batches, scores, rate)
+        written.append(weights(policy, tmp_path / str(number))["model.norm.weight"])
+
+    assert torch.equal(written[0], torch.ones(32))
+    # whatever its gradient, Adam's first steps move a weight by about the rate
+    assert 0.5e-3 < (written[1] - written[0]).abs().max() < 1.1e-3
+    assert torch.equal(written[2], written[1])
 
 
 def test_sequence_logprobs_are_the_models(model: Path) -> None:

@@ -40,6 +40,7 @@ def config(tmp_path: Path) -> Path:
             "model": str(policy),
             "train_data": str(data),
             "heldout_data": str(data),
+            "heldout_overlap": "keep",
             "steps": STEPS,
             "prompts_per_step": 4,
             "checkpoint_every": 2,

@@ -1,20 +1,41 @@
-"""Reading problems, and which of them a step asks."""
+"""Which problems a step asks, and from which source."""
 
-import json
-from pathlib import Path
+from collections import Counter
+from fractions import Fraction
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from services.common.errors import ConfigurationError
 from services.common.problem import Domain, Problem
-from services.trainer.dataset import Dataset, read_problems
+from services.trainer.dataset import Dataset, Source, draws
 
-ROW = {"id": "a", "domain": "math", "prompt": "1+1=", "answer": "2"}
 PROBLEMS = tuple(Problem(str(i), Domain.MATH, "?", "1") for i in range(10))
+
+WEIGHTS = st.lists(st.floats(0.01, 100), min_size=1, max_size=5)
+
+
+def single(problems: tuple[Problem, ...], seed: int) -> Dataset:
+    return Dataset([Source("", problems)], seed)
+
+
+def mixture(seed: int = 0, **weights: float) -> Dataset:
+    """A source of ten problems for each name; their ids begin with it."""
+    return Dataset(
+        [
+            Source(name, tuple(Problem(f"{name}{i}", Domain.MATH, "?", "1") for i in range(10)), weight)
+            for name, weight in weights.items()
+        ],
+        seed,
+    )
+
+
+def origins(data: Dataset, step: int, count: int) -> str:
+    return "".join(problem.id[0] for problem in data.problems_for_step(step, count))
 
 
 def test_every_epoch_visits_every_problem_once_in_a_new_order() -> None:
-    data = Dataset(PROBLEMS, seed=0)
+    data = single(PROBLEMS, seed=0)
 
     epochs = [
         [problem.id for step in (first, first + 1) for problem in data.problems_for_step(step, 5)] for first in (1, 3)
@@ -25,41 +46,59 @@ def test_every_epoch_visits_every_problem_once_in_a_new_order() -> None:
 
 
 def test_a_step_depends_on_seed_and_step_alone() -> None:
-    assert Dataset(PROBLEMS, 0).problems_for_step(7, 4) == Dataset(PROBLEMS, 0).problems_for_step(7, 4)
-    assert Dataset(PROBLEMS, 0).problems_for_step(1, 10) != Dataset(PROBLEMS, 1).problems_for_step(1, 10)
+    data = single(PROBLEMS, 0)
+    later_first = [data.problems_for_step(step, 4) for step in (7, 1)]
+    assert later_first == [single(PROBLEMS, 0).problems_for_step(step, 4) for step in (7, 1)]
+    assert single(PROBLEMS, 0).problems_for_step(1, 10) != single(PROBLEMS, 1).problems_for_step(1, 10)
 
 
 def test_a_step_may_span_epochs() -> None:
-    assert len(Dataset(PROBLEMS[:3], 0).problems_for_step(2, 8)) == 8
+    assert len(single(PROBLEMS[:3], 0).problems_for_step(2, 8)) == 8
 
 
-def test_reads_problems_and_passes_over_blank_lines(tmp_path: Path) -> None:
-    path = tmp_path / "problems.jsonl"
-    path.write_text(json.dumps(ROW) + "\n\n" + json.dumps(ROW | {"id": "b"}) + "\n")
+def test_sources_take_turns_by_weight() -> None:
+    # turns of a (weight 3): 1/6, 3/6, 5/6, 7/6, …; of b (weight 1): 1/2, 3/2, …; equal turns go to a, which comes first
+    assert origins(mixture(a=3, b=1), 1, 8) == "aabaaaba"
+    assert [origins(mixture(a=3, b=1), step, 3) for step in (1, 2, 3)] == ["aab", "aaa", "baa"]
 
-    assert [problem.id for problem in read_problems(path)] == ["a", "b"]
+
+def test_each_source_goes_through_all_its_problems_before_it_repeats_one() -> None:
+    data = mixture(a=2, b=1)
+    asked = Counter(problem.id for step in range(1, 7) for problem in data.problems_for_step(step, 5))
+    assert {count for name, count in asked.items() if name.startswith("a")} == {2}
+    assert {count for name, count in asked.items() if name.startswith("b")} == {1}
+
+
+def test_sources_of_one_size_are_not_visited_in_one_order() -> None:
+    asked = mixture(a=1, b=1).problems_for_step(1, 20)
+    orders = [[problem.id[1:] for problem in asked if problem.id.startswith(name)] for name in "ab"]
+    assert orders[0] != orders[1]
 
 
 @pytest.mark.parametrize(
-    ("second_line", "message"),
+    ("weights", "total", "expected"),
     [
-        ("{", r":2: not JSON"),
-        ("[]", r":2: expected a JSON object, got list"),
-        (json.dumps({"id": "b", "domain": "math", "prompt": "?"}), r":2: .*needs 'answer'"),
-        (json.dumps(ROW), r":2: id 'a' was taken by line 1"),
+        ([1], 7, [7]),
+        ([1, 1], 3, [2, 1]),
+        ([3, 1], 4, [3, 1]),
+        ([53, 24, 23], 7, [3, 2, 2]),  # Webster and largest remainders differ here: the latter give [4, 2, 1] of 7
+        ([0.5, 0.25, 0.25], 8, [4, 2, 2]),
     ],
 )
-def test_a_bad_row_is_named_by_its_line(tmp_path: Path, second_line: str, message: str) -> None:
-    path = tmp_path / "problems.jsonl"
-    path.write_text(json.dumps(ROW) + "\n" + second_line + "\n")
-
-    with pytest.raises(ConfigurationError, match=message):
-        read_problems(path)
+def test_draws_by_hand(weights: list[float], total: int, expected: list[int]) -> None:
+    assert draws([Fraction(weight) for weight in weights], total) == expected
 
 
-def test_a_missing_or_empty_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="cannot read data file"):
-        read_problems(tmp_path / "nothing.jsonl")
-    (tmp_path / "empty.jsonl").touch()
-    with pytest.raises(ConfigurationError, match="holds no problem"):
-        read_problems(tmp_path / "empty.jsonl")
+@given(WEIGHTS, st.integers(0, 300))
+def test_draws_add_up_and_none_is_ever_taken_back(weights: list[float], total: int) -> None:
+    exact = [Fraction(weight) for weight in weights]
+    before, after = draws(exact, total), draws(exact, total + 1)
+    assert sum(before) == total
+    assert sorted(later - earlier for earlier, later in zip(before, after, strict=True)) == [0] * (len(exact) - 1) + [1]
+
+
+@given(WEIGHTS, st.integers(1, 300))
+def test_the_longest_wait_of_a_source_is_that_of_its_weight(weights: list[float], total: int) -> None:
+    exact = [Fraction(weight) for weight in weights]
+    for weight, count in zip(exact, draws(exact, total), strict=True):
+        assert abs(count - total * weight / sum(exact)) <= Fraction(len(exact), 2)

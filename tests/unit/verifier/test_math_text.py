@@ -21,7 +21,7 @@ answers = st.lists(st.sampled_from([*PIECES.split(), " ", "\\", "\\ ", "\n", "pm
 @given(answers)
 def test_any_text_has_a_normal_form(answer: str) -> None:
     plain_text(answer)
-    text = normalise(answer)
+    text = normalise(answer).formula
     read_number(text)
     read_special(text)
     read_structure(text)
@@ -36,7 +36,7 @@ def test_the_longest_answers_take_linear_time(piece: str) -> None:
     answer = (piece * 4096)[:4096]
     started = time.process_time()
     plain_text(answer)
-    text = normalise(answer)
+    text = normalise(answer).formula
     read_number(text)
     read_special(text)
     read_structure(text)

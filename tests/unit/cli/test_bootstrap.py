@@ -5,7 +5,7 @@ from statistics import fmean
 
 import pytest
 
-from benchmarks.bootstrap import mean_interval
+from services.cli.bootstrap import mean_interval
 
 
 def test_values_that_agree_have_no_spread() -> None:

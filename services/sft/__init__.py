@@ -1,0 +1,1 @@
+"""Supervised fine-tuning: what a policy learns from demonstrations before it is reinforced."""
