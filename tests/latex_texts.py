@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 _LATEX = r"""
     \boxed{ \boxed \fbox{ </think> #### $ $$ \( \) \[ \] **Answer:** ``` ```python ```cpp { } \{ \} ( ) [ ] , ; : = < >
-    | \mid \le \ge \ne \in \cup \cap \setminus \pm \mp ^ _ & \\ \ + - / * ~ ! ' % \% $ € . ... … \frac \dfrac \sqrt \binom
+    | \mid \le \ge \ne \in \cup \cap \setminus \pm \mp ^ _ & \\ \ + - / * ~ ! ' % \% $ € . … \frac \dfrac \sqrt \binom
     \overline{ \dot{ \ldots \text{ \mathrm{ \text{or} \text{and} \left( \right] \begin{pmatrix} \end{pmatrix} \langle
     \rangle \times \cdot \circ ^\circ ° \, \! \sin \log_ \int_ \sum_ 0 1 23 ,000 .5 1/2 e5 10^ _2 _{16} 0. 99999 x y i
     \pi e A (B) C. pm am cm \infty \emptyset \mathbb{R} ² ٣ １ − ＋

@@ -45,15 +45,6 @@ class Dataset:
         """All problems, source by source."""
         return tuple(problem for source in self.sources for problem in source.problems)
 
-    @property
-    def problems(self) -> tuple[Problem, ...]:
-        """Those of all sources, in the order of their files."""
-        return tuple(problem for source in self._sources for problem in source.problems)
-
-    def in_order_of(self, seed: int) -> "Dataset":
-        """The same mixture in another order."""
-        return Dataset(self._sources, seed)
-
     def problems_for_step(self, step: int, count: int) -> list[Problem]:
         """The problems of one step.
 

@@ -17,7 +17,7 @@ from services.trainer.step_trees import refill_problems, sort_out
 from tests.builders import branch, tree
 
 PROBLEMS = tuple(Problem(f"p{i}", Domain.MATH, "?", "1") for i in range(20))
-DATASET = Dataset([Source("", tuple(PROBLEMS))], seed=0)
+DATASET = Dataset((Source("", tuple(PROBLEMS)),), seed=0)
 
 
 def settings(**changes: Any) -> TrainerSettings:
