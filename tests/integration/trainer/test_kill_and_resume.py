@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -21,11 +22,13 @@ from typing import Any
 
 import pytest
 
+from services.trainer.rollouts import batch_of, state_of
 from tests.conftest import REPOSITORY
 from tests.integration.fake_sampler import FakeSampler, serving
 from tests.integration.trainer.training import rows, trained_tree_ids
 
 STEPS = 24
+CHECKPOINT_EVERY = 3
 KILLS = int(os.environ.get("TREERL_TEST_KILLS", "20"))
 """Kills of one run; more take longer."""
 
@@ -109,7 +112,7 @@ class Run:
             "prompts-per-step": 2,
             "search": json.dumps({"chains": 2, "forks": 1, "rounds": 1, "branches": 2}),
             "learning-rate": 1e-2,
-            "checkpoint-every": 3,
+            "checkpoint-every": CHECKPOINT_EVERY,
             "evaluate-every": 4,
             "uniform-trees": "replace",
             "threads": 1,
@@ -146,6 +149,11 @@ class Run:
             await self.start(address)
             assert await self._zygote.exit_code() == 0
         return waited
+
+    def last_step_sampled_twice(self) -> int:
+        """Of the trees that were sampled more than once; all but those of steps before a checkpoint must be kept."""
+        times = Counter(self.sampler.served)
+        return max((state_of(batch_of(tree_id)) for tree_id in times if times[tree_id] > 1), default=0)
 
     def _moments(self) -> dict[str, Condition]:
         """What a kill waits for, from now on."""
@@ -189,6 +197,7 @@ async def test_a_run_that_is_killed_many_times_trains_the_same_trees_to_the_same
         assert [step[name] for step in ours] == pytest.approx([step[name] for step in theirs]), name
     ours, theirs = (rows(r.folder / "evaluations.jsonl") for r in (run, reference))
     assert [e["policy_version"] for e in ours] == [e["policy_version"] for e in theirs] == [0, *range(4, STEPS + 1, 4)]
+    assert run.last_step_sampled_twice() <= CHECKPOINT_EVERY
 
 
 @pytest.mark.timeout(600)
@@ -205,3 +214,4 @@ async def test_a_run_that_samples_ahead_loses_and_repeats_no_tree_when_it_is_kil
     assert trained_tree_ids(run.folder) == trained_tree_ids(reference.folder)
     steps = rows(run.folder / "metrics.jsonl")
     assert [(step["step"], step["stale_trees"]) for step in steps] == [(step, 0) for step in range(1, STEPS + 1)]
+    assert run.last_step_sampled_twice() <= CHECKPOINT_EVERY + 2
