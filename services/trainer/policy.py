@@ -19,7 +19,7 @@ from torch import Tensor
 
 from services.common.errors import CheckpointError
 from services.trainer.deepspeed_engine import gathered, make_engine
-from services.trainer.language_model import TargetLogits, load_model, target_logits
+from services.trainer.language_model import TargetLogits, load_model, recompute_layers, target_logits
 from services.trainer.loss import TokenScores, token_logprobs, token_scores
 from services.trainer.objective import Objective
 from services.trainer.packing import Microbatch, pack
@@ -98,6 +98,8 @@ class Policy:
         self._layout = {"zero_stage": settings.zero_stage, "processes": self.processes.size}
         self._zero_stage = settings.zero_stage
         self._model = load_model(settings.model, _DTYPES[settings.precision])
+        if settings.gradient_checkpointing == "layers":
+            recompute_layers(self._model)
         self._engine = make_engine(TargetLogits(self._model), settings)
         self.packing = self._possible_packing(settings.packing)
         self._reference = self._load_reference(settings) if settings.kl_coefficient else None

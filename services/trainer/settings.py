@@ -189,6 +189,14 @@ class TrainerSettings(ServiceSettings):
         "trainer that you start by torchrun yourself",
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="what DeepSpeed shards over the processes (ZeRO)")
+    offload: Literal["none", "optimizer", "optimizer_and_weights"] = Field(
+        default="none",
+        description="what is kept in the CPU's memory, where AdamW then runs: the optimizer's state needs zero_stage 1 "
+        "or more, weights need 3",
+    )
+    gradient_checkpointing: Literal["off", "layers"] = Field(
+        default="off", description="layers computes each layer once more in the backward pass, to keep less memory"
+    )
     microbatch_tokens: int = Field(
         default=8192,
         ge=1,
@@ -211,6 +219,13 @@ class TrainerSettings(ServiceSettings):
     canary_tolerance: float = Field(
         default=0.01, gt=0, description="largest canary difference after a reload, in nats; bf16 needs about 0.3"
     )
+
+    @model_validator(mode="after")
+    def _offload_fits_stage(self) -> Self:
+        needed = {"none": 0, "optimizer": 1, "optimizer_and_weights": 3}[self.offload]
+        if self.zero_stage < needed:
+            raise ValueError(f"offload {self.offload!r} needs zero_stage {needed} or more, set is {self.zero_stage}")
+        return self
 
     @model_validator(mode="after")
     def _schedule_fits_run(self) -> Self:

@@ -72,6 +72,8 @@ def test_evaluation_differs_from_training_in_the_draw_alone() -> None:
         ({"kl_coefficient": -0.1}, "kl_coefficient: .* greater than or equal to 0"),
         ({"mismatch_ratio_cap": 1.0}, "mismatch_ratio_cap: .* greater than 1"),
         ({"mismatch_correction": "both"}, "mismatch_correction: Input should be 'off', 'token' or 'sequence'"),
+        ({"offload": "optimizer"}, "offload 'optimizer' needs zero_stage 1 or more, set is 0"),
+        ({"offload": "optimizer_and_weights", "zero_stage": 2}, "needs zero_stage 3 or more, set is 2"),
         ({"warmup_steps": 2}, "warmup_steps is 2: expected at most steps, 1"),
         ({"min_learning_rate": 2e-6}, "min_learning_rate is 2e-06: expected at most learning_rate, 1.5e-06"),
         ({"packing": "dense"}, "packing: Input should be 'tree' or 'flat'"),
