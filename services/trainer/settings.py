@@ -100,6 +100,18 @@ class SamplingSettings(BaseModel):
         return replace(self.parameters(seed=0), temperature=0.0, top_p=1.0, seed=None, logprobs=Logprobs.RAW)
 
 
+class LoraSettings(BaseModel):
+    """Adapters that are trained in place of the model's own weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rank: int = Field(default=16, ge=1, description="inner size of each adapter")
+    alpha: float = Field(default=32.0, gt=0, description="what an adapter adds counts alpha / rank")
+    target_modules: tuple[str, ...] = Field(
+        default=(), description="names of the linear layers that get adapters, such as q_proj; none: all but the head"
+    )
+
+
 class TrainerSettings(ServiceSettings):
     """Train a policy by tree search: collect trees, weigh their segments, update the policy, publish the weights."""
 
@@ -175,6 +187,9 @@ class TrainerSettings(ServiceSettings):
     )
     adam_betas: tuple[float, float] = Field(default=(0.9, 0.95), description="AdamW's decay rates of the two moments")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's decoupled weight decay")
+    lora: LoraSettings | None = Field(
+        default=None, description="train adapters (LoRA) instead of the model's own weights; none: the weights"
+    )
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are scaled down to this norm")
 
     packing: Packing = Field(
