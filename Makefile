@@ -17,7 +17,7 @@ SHELL_SCRIPTS := .ci/run requirements/lock.sh
 
 .PHONY: help
 help: ## Show this list.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 .PHONY: setup
 setup: $(VENV)/.installed ## Make the virtual environment (EXTRA=cpu or gpu).
@@ -43,6 +43,14 @@ demo: setup ## Train a tiny policy with TreeRL on this machine, and show what it
 .PHONY: test
 test: $(VENV)/.installed-dev ## Run all tests.
 	@$(BIN)/python -m pytest $(TEST_FLAGS)
+
+.PHONY: test-deploy
+test-deploy: $(VENV)/.installed-dev ## Lint containers and charts; with a Docker engine, run and break a whole stack.
+	@$(BIN)/python -m pytest -s tests/unit/deploy tests/deploy $(TEST_FLAGS)
+
+.PHONY: monitoring
+monitoring: $(VENV)/.installed-dev ## Generate dashboards, alerts and docs/metrics.md from the metrics.
+	@$(BIN)/python -m monitoring
 
 .PHONY: check
 check: $(VENV)/.installed-dev ## Lint, type-check, and check that generated code is up to date.

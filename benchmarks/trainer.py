@@ -41,6 +41,7 @@ from services.trainer.settings import TrainerSettings
 ROUNDS = 7
 VOCABULARY = 512
 MICROBATCH_TOKENS = 8192
+LEARNING_RATE = 1.5e-6
 ONE_PASS = 10**9
 """Tokens of a microbatch that holds a whole step."""
 
@@ -139,7 +140,7 @@ def _gradient(folder: Path, step: Sequence[WeightedTree], packing: Packing) -> t
 
 def _seconds(policy: Policy, batches: Sequence[Microbatch]) -> float:
     started = time.perf_counter()
-    policy.update(batches, policy.score(batches))
+    policy.update(batches, policy.score(batches), LEARNING_RATE)
     return time.perf_counter() - started
 
 
@@ -147,7 +148,7 @@ def _peak_bytes(policy: Policy, batches: Sequence[Microbatch]) -> int:
     """The most memory that tensors made by an update take at one time."""
     scores = policy.score(batches)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        policy.update(batches, scores)
+        policy.update(batches, scores, LEARNING_RATE)
     held = peak = 0
     for event in recorded.profiler.kineto_results.events():
         if event.name() == "[memory]":

@@ -20,7 +20,7 @@ from grpc import aio
 
 from services.cli.endpoints import Endpoints, current_run
 from services.cli.remote import connected
-from services.common import codec
+from services.common import codec, problem_codec
 from services.common.errors import TreerlError
 from services.common.overload import patiently
 from services.common.problem import Domain, Problem
@@ -67,7 +67,9 @@ class Search:
     async def run(self, sampling: SamplingParameters, chains: int, branches: int, budget: int) -> list[Candidate]:
         """All responses in the order of their ids; correct ones are among those sampled last."""
         asked = sampler_pb2.GenerateRequest(
-            problem=codec.encode_problem(self.problem), sampling=codec.encode_sampling(sampling), num_chains=chains
+            problem=problem_codec.encode_problem(self.problem),
+            sampling=codec.encode_sampling(sampling),
+            num_chains=chains,
         )
         tree = (await patiently(partial(self.sampler.Generate, asked))).tree
         candidates = await self._judge(tree.branches)
@@ -91,7 +93,9 @@ class Search:
         return await asyncio.gather(*(self._judge_one(codec.decode_branch(message)) for message in messages))
 
     async def _judge_one(self, branch: Branch) -> Candidate:
-        asked = verifier_pb2.VerifyRequest(problem=codec.encode_problem(self.problem), response=branch.response_text)
+        asked = verifier_pb2.VerifyRequest(
+            problem=problem_codec.encode_problem(self.problem), response=branch.response_text
+        )
         judged = await patiently(partial(self.verifier.Verify, asked))
         return Candidate(branch, codec.decode_verdict(judged.verdict).outcome)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from grpc import aio
 from grpc_health.v1 import health_pb2_grpc
 
-from services.common import codec
+from services.common import codec, problem_codec
 from services.common.grpc_server import CHANNEL_OPTIONS, GrpcServer
 from services.common.published_weights import unpublished
 from services.common.tree import SearchParameters
@@ -97,7 +97,7 @@ def generate_request(num_chains: int, seed: int | None = 0, max_tokens: int = 64
     """Asks for chains on the fixed problem."""
     sampling = request(SearchParameters(1), seed, max_tokens).sampling
     return pb.GenerateRequest(
-        problem=codec.encode_problem(PROBLEM), sampling=codec.encode_sampling(sampling), num_chains=num_chains
+        problem=problem_codec.encode_problem(PROBLEM), sampling=codec.encode_sampling(sampling), num_chains=num_chains
     )
 
 

@@ -2,15 +2,15 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from services.common.errors import InvalidRequestError
 from services.common.problem import Domain, Problem, describe, parse_problem
+from services.common.problem_codec import parse_json
 from services.common.verdict import Limits
 
-_PROBLEM_KEYS = ("domain", "answer", "tests")
+_PROBLEM_KEYS = ("domain", "answer", "tests", "grader", "gold")
 
 
 class _Limits(BaseModel):
@@ -55,11 +55,11 @@ def parse_row(line: bytes, number: int) -> AnswerRow:
         InvalidRequestError: it is no such row; says what is wrong.
     """
     try:
-        row: Any = json.loads(line)
+        row = parse_json(line)
         json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but no text that can be sent
         if not isinstance(row, dict):
             raise InvalidRequestError(f"expected a JSON object, got {type(row).__name__}")
-        if "gold" in row:
+        if "domain" not in row and "gold" in row:
             pair = _Pair.model_validate(row)
             return AnswerRow(gold_problem(pair.gold, number), boxed(pair.pred), _limits(pair.limits))
         answered = _Answered.model_validate(row)

@@ -8,7 +8,8 @@ from typing import Protocol
 from grpc import aio
 
 from services.cli.remote import connected, told
-from services.common import codec
+from services.common import codec, problem_codec
+from services.common.overload import patiently
 from services.common.problem import Problem
 from services.common.verdict import Limits, Verdict
 from treerl.verifier.v1 import verifier_service_pb2 as verifier_pb2
@@ -44,11 +45,11 @@ class RemoteJudge:
         Raises:
             UnavailableError: no verifier answers.
         """
-        request = verifier_pb2.VerifyRequest(problem=codec.encode_problem(problem), response=response)
+        request = verifier_pb2.VerifyRequest(problem=problem_codec.encode_problem(problem), response=response)
         if limits is not None:
             request.limits.CopyFrom(codec.encode_limits(limits))
         try:
-            reply = await self._stub.Verify(request)
+            reply = await patiently(lambda: self._stub.Verify(request))
         except aio.AioRpcError as error:
             raise told(error, "verifier", self._address) from error
         return codec.decode_verdict(reply.verdict)

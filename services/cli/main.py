@@ -318,6 +318,22 @@ def bench(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Option(help="Folder of a run.")],
+    output: Annotated[Path, typer.Option(help="Folder to write; it must not exist, or be empty.")],
+    checkpoint: Annotated[
+        int | None, typer.Option(metavar="STEP", help="Step of the checkpoint.  [default: the newest]")
+    ] = None,
+) -> None:
+    """Write the policy of a checkpoint as a Hugging Face folder, which transformers and vLLM load."""
+    from services.cli.export import export_policy
+    from services.cli.run_folder import RunFolder
+
+    exported = export_policy(RunFolder(run), checkpoint, output)
+    print(f"{output}: policy after step {exported.step}")
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a run.")],
     compare: Annotated[

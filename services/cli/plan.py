@@ -12,9 +12,10 @@ from typing import Any
 from services.cli.documents import merged, read_document, to_toml
 from services.cli.endpoints import Endpoints
 from services.cli.ports import PortPool
-from services.cli.probes import answers_ping, serves
+from services.cli.probes import answers_ping
 from services.cli.process import Command, Ending
 from services.common.errors import ConfigurationError
+from services.common.health import serves
 from services.common.settings import ServiceSettings, load_settings
 from services.sampler.settings import SamplerSettings
 from services.trainer.settings import TrainerSettings

@@ -13,7 +13,7 @@ from rich.tree import Tree as TreeLines
 from services.cli.endpoints import Endpoints, current_run
 from services.cli.remote import connected, told
 from services.cli.segment_text import load_tokenizer, segment_texts, token_text
-from services.common import codec
+from services.common import codec, problem_codec
 from services.common.errors import NotFoundError, UnavailableError
 from services.common.overload import patiently
 from services.common.problem import Domain, Problem
@@ -85,7 +85,7 @@ async def sample_responses(options: SampleOptions, console: Console) -> None:
     """
     address = options.address or _current_sampler()
     request = sampler_pb2.GenerateRequest(
-        problem=codec.encode_problem(_problem(options.prompt)),
+        problem=problem_codec.encode_problem(_problem(options.prompt)),
         sampling=codec.encode_sampling(options.sampling),
         num_chains=options.search.chains,
     )

@@ -3,23 +3,12 @@
 Decoding checks what arrives: a message that no client of ours could have built raises InvalidRequestError.
 """
 
-import json
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from services.common.errors import InvalidRequestError
-from services.common.problem import (
-    AssertTests,
-    CallCase,
-    CallTests,
-    CodeTests,
-    Domain,
-    Json,
-    Problem,
-    StdinCase,
-    StdinTests,
-)
+from services.common.problem_codec import decode_problem, encode_problem
 from services.common.tree import (
     MAX_ANSWER_MARKERS,
     Branch,
@@ -35,10 +24,7 @@ from services.common.tree import (
     check_tree,
 )
 from services.common.verdict import CaseResult, Cases, Limits, Outcome, Verdict
-from treerl.common.v1 import problem_pb2, tree_pb2, verdict_pb2
-
-_DOMAINS = {Domain.MATH: problem_pb2.DOMAIN_MATH, Domain.CODE: problem_pb2.DOMAIN_CODE}
-_DOMAINS_BACK = {number: domain for domain, number in _DOMAINS.items()}
+from treerl.common.v1 import tree_pb2, verdict_pb2
 
 MAX_TEMPERATURE = 2.0
 """Highest softmax temperature that vLLM takes."""
@@ -47,8 +33,6 @@ MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 256
 """The engine looks for every stop string at every token."""
 
-MAX_JSON_DEPTH = 100
-"""Deepest nesting of a test's JSON; what is parsed here is written again by the next service, on another stack."""
 MAX_STOP_TOKENS = 64
 """The most stop token ids of a request: the engine masks each one while `min_tokens` forbids an end."""
 
@@ -65,90 +49,6 @@ def parse(message_type: type[MessageT], data: bytes) -> MessageT:
         return message_type.FromString(data)
     except DecodeError as error:
         raise InvalidRequestError(f"{len(data)} bytes are not a {message_type.DESCRIPTOR.full_name}") from error
-
-
-def encode_problem(problem: Problem) -> problem_pb2.Problem:
-    """`Problem` as a message."""
-    message = problem_pb2.Problem(
-        id=problem.id, domain=_DOMAINS[problem.domain], prompt=problem.prompt, category=problem.category
-    )
-    if problem.answer is not None:
-        message.answer = problem.answer
-    elif problem.tests is not None:
-        message.tests.CopyFrom(_encode_tests(problem.tests))
-    return message
-
-
-def decode_problem(message: problem_pb2.Problem) -> Problem:
-    """`Problem` out of a message.
-
-    Raises:
-        InvalidRequestError: naming what is wrong in it.
-    """
-    if message.domain not in _DOMAINS_BACK:
-        raise InvalidRequestError(f"problem {message.id!r} has domain {message.domain}: expected MATH or CODE")
-    gold = message.WhichOneof("gold")
-    return Problem(
-        id=message.id,
-        domain=_DOMAINS_BACK[message.domain],
-        prompt=message.prompt,
-        answer=message.answer if gold == "answer" else None,
-        tests=_decode_tests(message.tests) if gold == "tests" else None,
-        category=message.category,
-    )
-
-
-def _encode_tests(tests: CodeTests) -> problem_pb2.CodeTests:
-    match tests:
-        case StdinTests():
-            runs = [problem_pb2.StdinTests.Case(input=c.input, output=c.output) for c in tests.cases]
-            return problem_pb2.CodeTests(
-                stdin=problem_pb2.StdinTests(cases=runs, checker=tests.checker, language=tests.language)
-            )
-        case CallTests():
-            calls = [
-                problem_pb2.CallTests.Case(args_json=json.dumps(c.args), result_json=json.dumps(c.result))
-                for c in tests.cases
-            ]
-            return problem_pb2.CodeTests(
-                call=problem_pb2.CallTests(fn_name=tests.fn_name, cases=calls, checker=tests.checker)
-            )
-        case AssertTests(code=code):
-            return problem_pb2.CodeTests(assertions=problem_pb2.AssertTests(code=code))
-
-
-def _decode_tests(message: problem_pb2.CodeTests) -> CodeTests:
-    kind = message.WhichOneof("kind")
-    try:
-        if kind == "stdin":
-            runs = tuple(StdinCase(input=c.input, output=c.output) for c in message.stdin.cases)
-            return StdinTests(cases=runs, checker=message.stdin.checker, language=message.stdin.language or "python")
-        if kind == "call":
-            cases = tuple(
-                CallCase(args=tuple(_parse_json(c.args_json)), result=_parse_json(c.result_json))
-                for c in message.call.cases
-            )
-            return CallTests(fn_name=message.call.fn_name, cases=cases, checker=message.call.checker)
-        if kind == "assertions":
-            return AssertTests(code=message.assertions.code)
-    except (ValueError, TypeError, RecursionError) as error:  # malformed or too deep JSON, no cases, or empty text
-        raise InvalidRequestError(f"tests of kind {kind!r} cannot be read: {error}") from error
-    raise InvalidRequestError("tests name no kind: expected stdin, call or assertions")
-
-
-def _parse_json(text: str) -> Json:
-    value: Json = json.loads(text)
-    level = [value]
-    for _ in range(MAX_JSON_DEPTH + 1):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, list | dict)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-    if level:
-        raise ValueError(f"JSON nested more than {MAX_JSON_DEPTH} deep")
-    return value
 
 
 def encode_verdict(verdict: Verdict) -> verdict_pb2.Verdict:
@@ -414,6 +314,7 @@ def encode_tree(tree: Tree) -> tree_pb2.Tree:
         prompt_token_ids=tree.prompt_token_ids,
         branches=[encode_branch(branch) for branch in tree.branches],
         sample_s=tree.sample_s,
+        sampler=tree.sampler,
     )
 
 
@@ -433,4 +334,5 @@ def decode_tree(message: tree_pb2.Tree) -> Tree:
         prompt_token_ids=tuple(message.prompt_token_ids),
         branches=branches,
         sample_s=message.sample_s,
+        sampler=message.sampler,
     )

@@ -84,7 +84,7 @@ class GrpcServer:
             raise ConfigurationError(
                 f"cannot listen on {address}: the port is taken or the address is not ours"
             ) from error
-        metrics_port = metrics.serve_metrics(self._settings.host, self._settings.metrics_port)
+        metrics_port = metrics.serve_metrics(self._settings.host, self._settings.metrics_port, self._settings.table)
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signal_number, self._stopping.set)
         await self.server.start()

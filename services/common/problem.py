@@ -1,7 +1,8 @@
 """A prompt whose answer can be checked.
 
 The JSON form, one object a line in a data file, is
-`{"id", "domain": "math" | "code", "prompt", "answer"?, "tests"?, "category"?}` with `tests` one of
+`{"id", "domain": "math" | "code" | "custom", "prompt", "answer"?, "tests"?, "grader"?, "gold"?, "category"?}`: an
+`answer` for math; a `grader` and any `gold` for custom; for code, `tests`, which are one of
 `{"kind": "stdin", "cases": [{"input", "output"}], "checker"?, "language"?: "python" | "cpp"}`,
 `{"kind": "call", "fn_name", "cases": [{"args", "result"}], "checker"?}` and `{"kind": "assert", "code"}`.
 
@@ -26,6 +27,7 @@ class Domain(Enum):
 
     MATH = "math"
     CODE = "code"
+    CUSTOM = "custom"
 
 
 class _Strict(BaseModel):
@@ -76,13 +78,27 @@ CodeTests: TypeAlias = StdinTests | CallTests | AssertTests
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A prompt and what its answer is checked against: `answer` for math, `tests` for code."""
+    """A prompt and what its answer is checked against.
+
+    Attributes:
+        id: unique within a data set.
+        domain: which grader judges.
+        prompt: the text shown to the policy.
+        answer: the right one, of a math problem.
+        tests: of a code problem.
+        grader: name of the grader of a custom problem: an entry point of the group `treerl.graders`, or
+            `module:function`.
+        gold: what that grader is given.
+        category: label that tables of accuracy group by.
+    """
 
     id: str
     domain: Domain
     prompt: str
     answer: str | None = None
     tests: CodeTests | None = None
+    grader: str = ""
+    gold: Json = None
     category: str = ""
 
 
@@ -94,6 +110,8 @@ class _ProblemRow(_Strict):
     prompt: str = Field(min_length=1)
     answer: str | None = None
     tests: CodeTests | None = Field(default=None, discriminator="kind")
+    grader: str = ""
+    gold: Json = None
     category: str = ""
 
     @model_validator(mode="after")
@@ -102,6 +120,8 @@ class _ProblemRow(_Strict):
             raise ValueError("a math problem needs 'answer'")
         if self.domain is Domain.CODE and self.tests is None:
             raise ValueError("a code problem needs 'tests'")
+        if self.domain is Domain.CUSTOM and not self.grader:
+            raise ValueError("a custom problem needs 'grader'")
         return self
 
 
@@ -140,6 +160,8 @@ def problem_row(problem: Problem) -> dict[str, Json]:
         row["answer"] = problem.answer
     if problem.tests is not None:
         row["tests"] = {name: value for name, value in problem.tests.model_dump(mode="json").items() if value != ""}
+    if problem.grader:
+        row |= {"grader": problem.grader, "gold": problem.gold}
     if problem.category:
         row["category"] = problem.category
     return row

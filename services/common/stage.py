@@ -63,7 +63,7 @@ class Stage:
     ) -> None:
         await self._streams.create()
         async with asyncio.TaskGroup() as tasks:
-            touching = tasks.create_task(self._touch_busy())
+            touching = tasks.create_task(self._touch_and_measure())
             handling: set[asyncio.Task[None]] = set()
             entries = await self._unfinished()
             reclaimed_at = time.monotonic()
@@ -116,7 +116,8 @@ class Stage:
             finally:
                 del self._busy[entry.position]
 
-    async def _touch_busy(self) -> None:
+    async def _touch_and_measure(self) -> None:
         while True:
             await asyncio.sleep(streams.IDLE_MS / 3000)
             await self._streams.touch(self._source, list(self._busy.values()))
+            await self._streams.measure(self._source, self._sink)

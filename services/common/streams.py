@@ -74,6 +74,13 @@ redis.call('HDEL', KEYS[2], ARGV[2])
 return 1
 """
 
+_OLDEST_AGE_MS = """
+local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+if not first then return 0 end
+local now = redis.call('TIME')
+return now[1] * 1000 + math.floor(now[2] / 1000) - string.match(first[1], '^%d+')
+"""
+
 log = structlog.get_logger()
 
 
@@ -135,6 +142,7 @@ class Streams:
         self._complete = redis.register_script(_COMPLETE)
         self._enqueue = redis.register_script(_ENQUEUE)
         self._commit = redis.register_script(_COMMIT)
+        self._oldest_age_ms = redis.register_script(_OLDEST_AGE_MS)
 
     def key(self, name: str) -> str:
         """Redis key of a stream or table of this run."""
@@ -182,7 +190,8 @@ class Streams:
         try:
             reply: Any = await self._redis.xreadgroup(GROUP, self._consumer, {key: start}, count=count, block=BLOCK_MS)
         except ResponseError as error:
-            if "NOGROUP" not in str(error):
+            # told to who asks, and by Redis 7.0 to who waits when the stream goes
+            if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
                 raise
             await self.create()  # the trainer reset the run, or the server is new
             return []
@@ -259,6 +268,14 @@ class Streams:
         waiting = int(length) - int(pending["pending"])
         metrics.STREAM_WAITING.labels(stream).set(waiting)
         return waiting
+
+    async def measure(self, *names: str) -> None:
+        """Show the depth and age of streams, and how many entries were given up, in the metrics."""
+        for name in names:
+            await self.waiting(name)
+            age_ms: Any = await self._oldest_age_ms(keys=[self.key(name)])
+            metrics.STREAM_OLDEST_SECONDS.labels(name).set(max(0, age_ms) / 1000)
+        metrics.DEAD_LETTERS.set(await self._redis.xlen(self.key("dead")))
 
 
 def _entry(row: Any) -> Entry:

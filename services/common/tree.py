@@ -155,6 +155,11 @@ class Branch:
         """Length of the whole response, in tokens."""
         return self.fork_index + len(self.token_ids)
 
+    @property
+    def oldest_version(self) -> int:
+        """Policy version of the oldest weights that sampled any of its tokens."""
+        return min(span.policy_version for span in self.versions)
+
 
 @dataclass(frozen=True, slots=True)
 class TreeRequest:
@@ -169,7 +174,12 @@ class TreeRequest:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """All responses sampled for one prompt; branch i has id i and a parent comes before its children."""
+    """All responses sampled for one prompt; branch i has id i and a parent comes before its children.
+
+    Attributes:
+        sample_s: time from the first request to the last token, in seconds.
+        sampler: name of the sampler that took the request from the stream; empty where a client asked it itself.
+    """
 
     tree_id: str
     problem: Problem
@@ -178,6 +188,12 @@ class Tree:
     prompt_token_ids: tuple[int, ...]
     branches: tuple[Branch, ...]
     sample_s: float = 0.0
+    sampler: str = ""
+
+    @property
+    def oldest_version(self) -> int:
+        """Policy version of the oldest weights that sampled any of its tokens."""
+        return min(branch.oldest_version for branch in self.branches)
 
     def with_verdicts(self, verdicts: Sequence[Verdict]) -> "Tree":
         """The same tree with verdict i on branch i."""

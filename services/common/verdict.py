@@ -42,7 +42,8 @@ class Verdict:
         outcome: what was found.
         reason: one line that says why.
         wall_ms: time the grading took, in milliseconds.
-        answer: what was judged: the final answer, or the program, as it was read; empty where none could be read.
+        answer: what was judged: the final answer, or the program, as it was read; empty where none could be read, and
+            where a grader of the user's own judged the whole response.
         cases: of a program, the results of the tests that were run, in order. Not kept in trees.
     """
 

@@ -5,11 +5,11 @@ import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from services.common import codec
+from services.common import codec, problem_codec
+from services.common.admission import Admission
 from services.common.errors import InvalidRequestError, PreconditionError, UnavailableError
 from services.common.grpc_server import Context
 from services.common.tree import Branch, SearchParameters, Tree, TreeRequest
-from services.sampler.admission import Admission
 from services.sampler.engine import Engine, InFlight
 from services.sampler.eptree import search
 from services.sampler.growing_tree import GrowingTree
@@ -50,7 +50,7 @@ class SamplerServicer(rpc.SamplerServiceServicer):
             raise InvalidRequestError("num_chains is 0: expected at least 1")
         tree_request = TreeRequest(
             tree_id=f"held-{uuid.uuid4().hex}",
-            problem=codec.decode_problem(request.problem),
+            problem=problem_codec.decode_problem(request.problem),
             search=SearchParameters(chains=request.num_chains),
             sampling=codec.decode_sampling(request.sampling),
         )

@@ -78,7 +78,6 @@ def engine_arguments(settings: SamplerSettings, folder: Path, on_cpu: bool, adap
         "worker_extension_cls": "services.sampler.vllm_worker.WeightReload",
         "logprobs_mode": "raw_logprobs",
         "max_logprobs": MAX_TOP_TOKENS,
-        "disable_log_stats": True,
     }
     if on_cpu and settings.tensor_parallel == 1:
         from vllm.v1.executor.uniproc_executor import UniProcExecutor

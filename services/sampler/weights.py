@@ -15,6 +15,9 @@ from services.common.published_weights import Canary, PublishedWeights
 from services.sampler.engine import Engine, InFlight
 from services.sampler.tensor_layout import Layout, difference, of_any_precision, tensor_layout
 
+_RESULTS = ("loaded", "refused", "wrong canary", "interrupted")
+"""How a load may end, for the metric."""
+
 log = structlog.get_logger()
 
 
@@ -69,6 +72,8 @@ class ServedWeights:
         self.trusted = True
         self.intact = True
         metrics.SAMPLER_POLICY_VERSION.set(weights.policy_version)
+        for result in _RESULTS:
+            metrics.RELOADS.labels(result)  # from 0, so that the first one of a kind counts as a rise
 
     @property
     def policy_version(self) -> int:

@@ -1,6 +1,7 @@
 """The stream worker: takes requests from the prompts stream and puts trees on the trees stream."""
 
 import asyncio
+from dataclasses import replace
 
 from services.common import codec
 from services.common.errors import NotReadyError
@@ -60,4 +61,5 @@ class SamplerWorker:
                 f"served are weights of version {served.policy_version}, asked for is {request.min_policy_version}"
             )
         tree = await search(self._engine, self._prompts, request)
-        return codec.encode_tree(in_canonical_order(tree)).SerializeToString()
+        named = replace(in_canonical_order(tree), sampler=self._settings.instance)
+        return codec.encode_tree(named).SerializeToString()

@@ -1,7 +1,11 @@
-"""The trainer process: `python -m services.trainer --config FILE`. It ends when the run does."""
+"""The trainer process: `python -m services.trainer --config FILE`. It ends when the run does.
+
+Under torchrun, or with the setting `processes`, it is several: one leads, the others follow it.
+"""
 
 import asyncio
 import os
+import signal
 
 from redis.exceptions import RedisError
 
@@ -9,6 +13,8 @@ from services.common.addresses import without_credentials
 from services.common.entry import run_service
 from services.common.errors import TreerlError, UnavailableError
 from services.common.grpc_server import GrpcServer
+from services.common.logs import configure_logs
+from services.trainer import torchrun
 from services.trainer.loggers import open_loggers
 from services.trainer.run_control import RunControl
 from services.trainer.run_log import RunLog
@@ -21,6 +27,30 @@ LINGER_S = 1.0
 
 
 async def serve(settings: TrainerSettings) -> None:
+    """Lead the run, or follow the process that does.
+
+    Raises:
+        TreerlError: the run cannot start or cannot go on.
+    """
+    if torchrun.started_by_torchrun():
+        torchrun.die_with_torchrun()
+    elif settings.processes > 1:
+        torchrun.become_torchrun("services.trainer", settings.processes)
+    await (_lead if torchrun.rank() == 0 else _follow)(settings)
+
+
+async def _follow(settings: TrainerSettings) -> None:
+    configure_logs(settings.table, f"{settings.instance}-{torchrun.rank()}", settings.log_level)
+    from services.trainer.policy import Policy
+
+    policy = Policy(settings)
+    # from here on the leader ends this process, once it has ended its call
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    policy.follow()
+
+
+async def _lead(settings: TrainerSettings) -> None:
     """Train until all steps are done or SIGTERM comes; a step under way is then abandoned.
 
     Raises:
@@ -45,6 +75,7 @@ async def serve(settings: TrainerSettings) -> None:
 
 async def _train(settings: TrainerSettings, control: RunControl, run_log: RunLog) -> None:
     # late, because torch takes seconds to load: a wrong setting or a busy port is told at once
+    from services.trainer.processes import ProcessLostError
     from services.trainer.train import train
     from services.trainer.training_run import open_run
 
@@ -52,7 +83,7 @@ async def _train(settings: TrainerSettings, control: RunControl, run_log: RunLog
         async with open_run(settings, control, run_log) as run:
             await train(run)
         await control.finish()
-    except TreerlError as error:
+    except (TreerlError, ProcessLostError) as error:
         await control.fail(str(error))
         raise
     except RedisError as error:

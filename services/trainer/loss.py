@@ -28,6 +28,16 @@ class TokenScores:
     entropy_n: Tensor
     reference_logprob_n: Tensor | None = None
 
+    def to(self, device: torch.device) -> "TokenScores":
+        """The same on a device."""
+        reference_n = self.reference_logprob_n
+        return TokenScores(
+            policy_logprob_n=self.policy_logprob_n.to(device),
+            raw_logprob_n=self.raw_logprob_n.to(device),
+            entropy_n=self.entropy_n.to(device),
+            reference_logprob_n=None if reference_n is None else reference_n.to(device),
+        )
+
 
 def token_logprobs(logits_nv: Tensor, target_n: Tensor, temperature: float) -> Tensor:
     """log pi(target) at a temperature, in nats, float32, shape (n,)."""

@@ -1,28 +1,44 @@
 """How far the engine's log-probabilities are from the trainer's, what is done about it, and when it is too much.
 
-Both compute the same model, so the difference is rounding, unless an engine serves stale or damaged weights: that shows
-as about 0.2 nats a token against a healthy 0.01. Rounding too makes the sampled tokens those of another policy, for
-which importance sampling corrects.
+Both compute the same model, so for tokens of the weights that are trained the difference is rounding, unless a sampler
+serves stale or damaged weights: that shows as about 0.2 nats a token against a healthy 0.01 and less. For tokens of
+older weights it is also what the policy learned since. Either way the tokens were sampled by another policy than the
+one that is trained, for which importance sampling corrects.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from services.common.errors import MismatchError
 from services.trainer.loss import TokenScores, k3, response_mean
 from services.trainer.packing import Microbatch
+from services.trainer.records import StepMetrics
 from services.trainer.settings import MismatchCorrection
 
 _BASELINE_STEPS = 3
 """The first steps, whose median mismatch is what the run is held to."""
 
 _ALWAYS_ALLOWED = 0.1
-"""Mean absolute difference that never stops a run, in nats a token."""
+"""Mean absolute difference that never stops a run where a single token may differ by more, in nats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where tokens come from.
+
+    Attributes:
+        sampler: name of the sampler; empty where that is not known.
+        on_policy: whether it says that it sampled them by the weights that are trained, and not by older ones.
+    """
+
+    sampler: str
+    on_policy: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,44 +48,84 @@ class Mismatch:
     Attributes:
         kl: mean k3 estimate of KL(engine || trainer).
         mean_abs: mean |engine logprob - trainer logprob|.
+        of_source: the same mean over the tokens of each source.
     """
 
     kl: float
     mean_abs: float
+    of_source: Mapping[Source, float]
 
 
-def measure_mismatch(microbatches: Sequence[Microbatch], scores: Sequence[TokenScores]) -> Mismatch:
-    """Compare the engine's log-probabilities of all targets with the trainer's."""
+def measure_mismatch(
+    microbatches: Sequence[Microbatch], scores: Sequence[TokenScores], policy_version: int
+) -> Mismatch:
+    """Compare the engine's log-probabilities of all targets with the trainer's.
+
+    Args:
+        microbatches: all targets of a step.
+        scores: of each microbatch, before the first update of the step.
+        policy_version: of the weights that computed them.
+    """
     pairs = [
         (score.raw_logprob_n, torch.from_numpy(batch.engine_logprob_n).to(score.raw_logprob_n))
         for batch, score in zip(microbatches, scores, strict=True)
     ]
+    abs_n = [(trainer_n - engine_n).abs() for trainer_n, engine_n in pairs]
     return Mismatch(
         kl=response_mean(microbatches, [k3(trainer_n, engine_n) for trainer_n, engine_n in pairs]),
-        mean_abs=response_mean(microbatches, [(trainer_n - engine_n).abs() for trainer_n, engine_n in pairs]),
+        mean_abs=response_mean(microbatches, abs_n),
+        of_source=_by_source(microbatches, abs_n, policy_version),
     )
 
 
-def check_mismatch(mismatch: Mismatch, earlier: Sequence[float], multiple: float, samplers: Sequence[str]) -> None:
-    """Refuse to train on tokens that another policy sampled.
+def _by_source(microbatches: Sequence[Microbatch], abs_n: Sequence[Tensor], version: int) -> dict[Source, float]:
+    sums: dict[Source, float] = {}
+    counts: dict[Source, int] = {}
+    for batch, differences_n in zip(microbatches, abs_n, strict=True):
+        weighted_n = batch.responses_n * differences_n.cpu().double().numpy()
+        sampler_n, on_policy_n = np.array(batch.samplers)[batch.row_n], batch.version_n == version
+        for sampler, on_policy in {*zip(sampler_n.tolist(), on_policy_n.tolist(), strict=True)}:
+            of_source_n = (sampler_n == sampler) & (on_policy_n == on_policy)
+            source = Source(sampler, on_policy)
+            sums[source] = sums.get(source, 0.0) + float(weighted_n[of_source_n].sum())
+            counts[source] = counts.get(source, 0) + int(batch.responses_n[of_source_n].sum())
+    return {source: sums[source] / counts[source] for source in sums}
+
+
+def check_mismatch(
+    step: int, mismatch: Mismatch, earlier: Sequence[StepMetrics], multiple: float, tolerance: float
+) -> None:
+    """Refuse to train on tokens that another policy sampled than the one that is said to have.
+
+    Tokens of the trained weights may differ by `tolerance`, or by a multiple of what they did in the first steps that
+    had no others, if that is more. How far the policy moves from one version to the next nobody knows before it has:
+    tokens of older weights are held to a multiple of what they differed by in the first steps that had any.
 
     Args:
-        mismatch: of the step about to be trained.
-        earlier: `mean_abs` of every step before.
+        step: about to be trained.
+        mismatch: of its tokens.
+        earlier: every step before.
         multiple: of the baseline that is allowed.
-        samplers: addresses that the tokens may come from.
+        tolerance: largest difference of a single token in healthy operation, in nats.
 
     Raises:
-        MismatchError: the difference is too large, or not a number.
+        MismatchError: the difference is too large, or not a number; names the sampler.
     """
-    baseline = median(earlier[:_BASELINE_STEPS]) if len(earlier) >= _BASELINE_STEPS else 0.0
-    allowed = max(multiple * baseline, _ALWAYS_ALLOWED)
-    if not mismatch.mean_abs <= allowed:  # so that NaN is refused too
-        raise MismatchError(
-            f"step {len(earlier) + 1}: engine and trainer differ by {mismatch.mean_abs:.3g} nats a token, "
-            f"allowed are {allowed:.3g} (first steps: {baseline:.3g}); of {', '.join(samplers)} one samples from "
-            "other weights than were published"
-        )
+    for source, mean_abs in sorted(mismatch.of_source.items(), key=lambda item: item[0].sampler):
+        allowed = _allowed(source, earlier, multiple, tolerance)
+        if not mean_abs <= allowed:  # so that NaN is refused too
+            raise MismatchError(
+                f"step {step}: engine and trainer differ by {mean_abs:.3g} nats a token, allowed are {allowed:.3g}: "
+                f"sampler {source.sampler or '(unnamed)'} samples from other weights than it says"
+            )
+
+
+def _allowed(source: Source, earlier: Sequence[StepMetrics], multiple: float, tolerance: float) -> float:
+    alike = [past.mismatch_mean_abs_logprob_diff for past in earlier if (past.staleness == 0) == source.on_policy]
+    baseline = median(alike[:_BASELINE_STEPS]) if len(alike) >= _BASELINE_STEPS else None
+    if source.on_policy:
+        return max(multiple * (baseline or 0.0), min(tolerance, _ALWAYS_ALLOWED))
+    return math.inf if baseline is None else max(multiple * baseline, _ALWAYS_ALLOWED)
 
 
 def corrected_shares(

@@ -52,6 +52,9 @@ class Microbatch:
         first_n: int64, index of the first response that runs through it; all of them are consecutive.
         past_n: int64, one more than the index of the last.
         share_m: float64, how much each token of a response counts in the mean over the minibatch.
+        version_n: int64, policy version of the oldest weights that the target's branch was sampled by.
+        row_n: int64, index of the row of each target.
+        samplers: of each row, the name of the sampler that sampled it; empty where that is not known.
     """
 
     token_ids_rs: npt.NDArray[np.int64]
@@ -63,6 +66,9 @@ class Microbatch:
     first_n: npt.NDArray[np.int64]
     past_n: npt.NDArray[np.int64]
     share_m: npt.NDArray[np.float64]
+    version_n: npt.NDArray[np.int64]
+    row_n: npt.NDArray[np.int64]
+    samplers: tuple[str, ...]
 
     @property
     def silent(self) -> bool:
@@ -207,4 +213,7 @@ def _microbatch(
         first_n=np.concatenate([earlier + row.first_n for earlier, row in zip(before, rows, strict=False)]),
         past_n=np.concatenate([earlier + row.past_n for earlier, row in zip(before, rows, strict=False)]),
         share_m=share_m,
+        version_n=np.concatenate([row.version_n for row in rows]),
+        row_n=np.repeat(np.arange(len(rows)), [len(row.token_ids_n) for row in rows]),
+        samplers=tuple(row.sampler for row in rows),
     )

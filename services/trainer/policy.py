@@ -1,16 +1,15 @@
-"""The policy under training: a Hugging Face causal language model inside a DeepSpeed engine.
+"""The policy under training: a Hugging Face causal language model inside a DeepSpeed engine, in one or many processes.
 
-The only file that imports deepspeed, and it does so when a policy is made. Everything here blocks.
+Each process computes its share of the microbatches of a call; what is returned counts on the leading process alone.
+Everything here blocks.
 """
 
-import logging
-import os
-import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,18 +17,27 @@ import structlog
 import torch
 from torch import Tensor
 
-from services.common.errors import CheckpointError, ConfigurationError
-from services.trainer.language_model import TargetLogits, load_model, target_logits
+from services.common.errors import CheckpointError
+from services.trainer.deepspeed_engine import gathered, make_engine
+from services.trainer.language_model import TargetLogits, load_model, recompute_layers, target_logits
+from services.trainer.lora import Adapters
 from services.trainer.loss import TokenScores, token_logprobs, token_scores
 from services.trainer.objective import Objective
 from services.trainer.packing import Microbatch, pack
 from services.trainer.packing_check import prepare_for_trees
+from services.trainer.processes import Processes, deal
 from services.trainer.rows import Packing, sequence_row
 from services.trainer.settings import TrainerSettings
 
 _CHECKPOINT_TAG = "deepspeed"
-_ZERO_STAGE_FILE = "zero_stage"
+_LAYOUT_FILE = "layout.json"
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+_UNSCORED = TokenScores(torch.zeros(1), torch.zeros(1), torch.zeros(1))
+"""Scores of the one target with which a process idles."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -51,18 +59,30 @@ class UpdateResult:
     corrected_fraction: float
 
 
+def _together(method: Callable[Concatenate["Policy", P], T]) -> Callable[Concatenate["Policy", P], T]:
+    """When the leading process calls the method, all do."""
+
+    @wraps(method)
+    def call(policy: "Policy", *args: P.args, **kwargs: P.kwargs) -> T:
+        with policy.processes.together((method.__name__, args, kwargs)):
+            return method(policy, *args, **kwargs)
+
+    return call
+
+
 class Policy:
     """Scores tokens, takes optimizer steps, and reads and writes its own state.
 
     Attributes:
         packing: how minibatches must be packed: as set, or flat where the model cannot compute packed trees.
+        processes: those that hold the policy.
     """
 
     def __init__(self, settings: TrainerSettings) -> None:
-        """Load the model and set up DeepSpeed.
+        """Join the other processes, load the model and set up DeepSpeed.
 
         Raises:
-            ConfigurationError: the model folder is missing or cannot be loaded.
+            ConfigurationError: the model folder is missing or cannot be loaded, or a GPU is.
         """
         if settings.threads:
             torch.set_num_threads(settings.threads)
@@ -75,105 +95,195 @@ class Policy:
             ratio_cap=settings.mismatch_ratio_cap,
             temperature=settings.sampling.temperature,
         )
+        self.processes = Processes()
+        self._layout = {
+            "zero_stage": settings.zero_stage,
+            "processes": self.processes.size,
+            "lora": settings.lora and settings.lora.model_dump(mode="json"),
+        }
         self._zero_stage = settings.zero_stage
         self._model = load_model(settings.model, _DTYPES[settings.precision])
-        self._deepspeed = _import_deepspeed()
-        self._engine, *_ = self._deepspeed.initialize(
-            model=TargetLogits(self._model), config=_deepspeed_config(settings), dist_init_required=False
-        )
-        # Without dropout, whatever the model's config says: the importance ratio before the first update must be 1.
-        self._engine.eval()
+        self._adapters = settings.lora and Adapters(self._model, settings.lora, settings.seed, settings.model)
+        if settings.gradient_checkpointing == "layers":
+            recompute_layers(self._model)
+        self._engine = make_engine(TargetLogits(self._model), settings)
         self.packing = self._possible_packing(settings.packing)
-        self._reference = self._load_reference(settings) if settings.kl_coefficient else None
+        self._reference = self._reference_logits(settings) if settings.kl_coefficient else None
+        # What a process computes that has fewer microbatches than others, without weight, because ZeRO's collectives
+        # are part of forward and backward passes.
+        (self._idle,) = pack([sequence_row((0,), (0,))], self.packing, 2, "token")
 
+    def follow(self) -> None:
+        """As a process that does not lead: make every call that the leader makes, until it closes its policy.
+
+        Raises:
+            ProcessLostError: another process is gone.
+        """
+        while (call := self.processes.next_call()) is not None:
+            name, args, kwargs = call
+            getattr(self, name)(*args, **kwargs)
+
+    def close(self) -> None:
+        """As the leader: let the others go.
+
+        Raises:
+            ProcessLostError: one of them is gone.
+        """
+        self.processes.dismiss()
+
+    @_together
     @torch.no_grad()
     def score(self, microbatches: Sequence[Microbatch]) -> list[TokenScores]:
-        """Score the targets of each microbatch under the present weights."""
-        return [self._score(batch) for batch in microbatches]
+        """Score the targets of each microbatch under the present weights; the scores are on the CPU."""
+        mine, idle = self._share(microbatches)
+        scores = [self._score(batch) for batch in (*(microbatches[index] for index in mine), *[self._idle] * idle)]
+        parts = self.processes.gather(dict(zip(mine, scores, strict=False)))
+        return [parts[index] for index in sorted(parts)]
 
-    def update(self, microbatches: Sequence[Microbatch], scores: Sequence[TokenScores]) -> UpdateResult:
+    @_together
+    def update(
+        self, microbatches: Sequence[Microbatch], scores: Sequence[TokenScores], learning_rate: float
+    ) -> UpdateResult:
         """Take one optimizer step on a minibatch.
 
-        The gradient is that of the mean over the whole minibatch, however it is cut into microbatches. A minibatch
-        without any weight takes no step.
+        The gradient is that of the mean over the whole minibatch, however it is cut into microbatches, and over however
+        many processes. A minibatch without any weight takes no step.
 
         Args:
             microbatches: the minibatch.
             scores: those of each microbatch before the first update of the training step.
+            learning_rate: of this step.
         """
         tokens = sum(int(batch.responses_n.sum()) for batch in microbatches)
         telling = [pair for pair in zip(microbatches, scores, strict=True) if not self._objective.silent(pair[0])]
         if not telling:
             return UpdateResult(0.0, 0.0, 0.0, 0.0)
+        mine, idle = self._share([batch for batch, _ in telling])
+        work = [*(telling[index] for index in mine), *[(self._idle, _UNSCORED)] * idle]
         loss_sum = clipped_sum = corrected_sum = 0.0
-        for number, (batch, old) in enumerate(telling, start=1):
-            self._engine.set_gradient_accumulation_boundary(number == len(telling))
+        for number, (batch, old) in enumerate(work, start=1):
+            self._engine.set_gradient_accumulation_boundary(number == len(work))
             new_logprob_n = token_logprobs(self._logits(batch), self._tensor(batch.target_n), self._temperature)
-            loss = self._objective.loss(new_logprob_n, batch, old)
-            self._engine.backward(loss.total)
+            loss = self._objective.loss(new_logprob_n, batch, old.to(self._engine.device))
+            # DeepSpeed takes the mean over the processes, of which each has only a part of the minibatch's mean
+            self._engine.backward(loss.total * self.processes.size)
             responses_n = self._tensor(batch.responses_n)
             loss_sum += loss.total.item()
             clipped_sum += float((responses_n * loss.clipped_n).sum())
             corrected_sum += float((responses_n * loss.corrected_n).sum())
-        return UpdateResult(loss_sum, self._step(), clipped_sum / tokens, corrected_sum / tokens)
+        loss_sum, clipped_sum, corrected_sum = self.processes.sums([loss_sum, clipped_sum, corrected_sum])
+        return UpdateResult(loss_sum, self._step(learning_rate), clipped_sum / tokens, corrected_sum / tokens)
 
-    def _step(self) -> float:
+    def _share(self, microbatches: Sequence[Microbatch]) -> tuple[list[int], int]:
+        sizes = [batch.token_ids_rs.size for batch in microbatches]
+        return deal(sizes, self.processes.rank, self.processes.size)
+
+    def _step(self, learning_rate: float) -> float:
         # DeepSpeed's plain path (stage 0, fp32) clips without telling the norm
         gradients = [p.grad for p in self._model.parameters() if p.grad is not None] if self._zero_stage == 0 else []
         norm = torch.nn.utils.get_total_norm(gradients)
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
         self._engine.step()
         known = self._engine.get_global_grad_norm()
         return float(norm if known is None else known)
 
     def sequence_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
         """Log-probability of each token but the first at temperature 1, in nats, for each sequence."""
-        logprobs: list[tuple[float, ...]] = []
-        for token_ids in sequences:
-            alone = pack([sequence_row(token_ids[:1], token_ids[1:])], self.packing, len(token_ids), "token")
-            logprobs.append(tuple(self.score(alone)[0].raw_logprob_n.tolist()))
-        return logprobs
+        rows = [sequence_row(token_ids[:1], token_ids[1:]) for token_ids in sequences]
+        alone = [batch for row in rows for batch in pack([row], self.packing, 1, "token")]
+        return [tuple(scores.raw_logprob_n.tolist()) for scores in self.score(alone)]
 
+    @_together
     def write_model(self, folder: Path) -> None:
-        """Write model.safetensors and config.json; tied weights are written once."""
-        with self._gathered():
-            self._model.save_pretrained(folder)
+        """Write model.safetensors and config.json; tied weights are written once.
 
+        Adapters are merged into the weights, and written by themselves into the folder `adapter`.
+        """
+        tensors = self._whole_tensors()
+        if self.processes.rank > 0:
+            return
+        if self._adapters is not None:
+            self._adapters.write(folder / "adapter", tensors)
+            tensors = self._adapters.merged(tensors)
+        self._model.save_pretrained(folder, state_dict=tensors)
+
+    @_together
     def save(self, folder: Path) -> None:
-        """Write everything that training needs to go on: weights, optimizer and random state."""
-        (folder / _ZERO_STAGE_FILE).write_text(str(self._zero_stage))
-        state = {"torch_rng": torch.get_rng_state()}
-        self._engine.save_checkpoint(str(folder), tag=_CHECKPOINT_TAG, client_state=state, save_latest=False)
+        """Write everything that training needs to go on: weights, optimizer and random state.
 
+        Each process writes its own part: all must see the folder.
+        """
+        if self.processes.rank == 0:
+            (folder / _LAYOUT_FILE).write_text(json.dumps(self._layout))
+        state = {"torch_rng": torch.get_rng_state()}
+        self._engine.save_checkpoint(
+            str(folder),
+            tag=_CHECKPOINT_TAG,
+            client_state=state,
+            save_latest=False,
+            exclude_frozen_parameters=self._adapters is not None,
+        )
+        self.processes.wait_for_all()
+
+    @_together
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote.
 
         Raises:
-            CheckpointError: it is of another model or another ZeRO stage.
+            CheckpointError: it is of another model, or of another ZeRO stage, number of processes or kind of adapters.
         """
         # DeepSpeed reads some checkpoints of another stage without a word, and starts the optimizer anew
-        saved_stage = (folder / _ZERO_STAGE_FILE).read_text()
-        if saved_stage != str(self._zero_stage):
-            raise CheckpointError(f"checkpoint {folder} needs zero_stage {saved_stage}, set is {self._zero_stage}")
+        saved = json.loads((folder / _LAYOUT_FILE).read_text())
+        for setting, value in self._layout.items():
+            if saved[setting] != value:
+                raise CheckpointError(f"checkpoint {folder} needs {setting} {saved[setting]}, set is {value}")
         try:
-            _, client_state = self._engine.load_checkpoint(str(folder), tag=_CHECKPOINT_TAG)
+            _, client_state = self._engine.load_checkpoint(
+                str(folder), tag=_CHECKPOINT_TAG, load_module_strict=self._adapters is None
+            )
         except RuntimeError as error:
             first_line = str(error).partition("\n")[0]
             raise CheckpointError(f"checkpoint {folder} does not fit this model: {first_line}") from error
         torch.set_rng_state(client_state["torch_rng"])
 
+    def _whole_tensors(self) -> dict[str, Tensor]:
+        """Copies of all weights, gathered one after the other; empty where this process does not lead."""
+        tensors = {}
+        names: dict[int, str] = {}
+        for name, tensor in self._model.state_dict(keep_vars=True).items():
+            if names.setdefault(id(tensor), name) != name:
+                continue  # it is tied to one that came before
+            with gathered([tensor], self._zero_stage):
+                if self.processes.rank == 0:
+                    tensors[name] = tensor.detach().to("cpu", copy=True)
+        return tensors
+
     def _score(self, batch: Microbatch) -> TokenScores:
         target_n = self._tensor(batch.target_n)
         scores = token_scores(self._logits(batch), target_n, self._temperature)
-        if self._reference is None:
-            return scores
-        reference_nv = target_logits(self._reference, batch, self._engine.device)
-        return replace(scores, reference_logprob_n=token_logprobs(reference_nv, target_n, self._temperature))
+        if self._reference is not None:
+            reference_logprob_n = token_logprobs(self._reference(batch), target_n, self._temperature)
+            scores = replace(scores, reference_logprob_n=reference_logprob_n)
+        return scores.to(torch.device("cpu"))
 
-    def _load_reference(self, settings: TrainerSettings) -> TargetLogits:
-        """The model that the run started from, whole and on this device."""
+    def _reference_logits(self, settings: TrainerSettings) -> Callable[[Microbatch], Tensor]:
+        """What computes the logits of the model that the run started from: this one without its adapters, or a second.
+
+        A second one is whole and on this device.
+        """
+        adapters = self._adapters
+        if adapters is not None:
+
+            def without_adapters(batch: Microbatch) -> Tensor:
+                with adapters.off():
+                    return self._logits(batch)
+
+            return without_adapters
         model = load_model(settings.model, _DTYPES[settings.precision])
         model.set_attn_implementation(self._model.config._attn_implementation)
-        return TargetLogits(model).requires_grad_(False).to(self._engine.device)
+        whole = TargetLogits(model).requires_grad_(False).to(self._engine.device)
+        return lambda batch: target_logits(whole, batch, self._engine.device)
 
     def _logits(self, batch: Microbatch) -> Tensor:
         return target_logits(self._engine, batch, self._engine.device)
@@ -189,52 +299,3 @@ class Policy:
 
     def _tensor(self, array: npt.NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(array).to(self._engine.device)
-
-    def _gathered(self) -> AbstractContextManager[Any]:
-        """Makes the parameters whole while it is entered; under ZeRO-3 each process holds only its share."""
-        gathered: AbstractContextManager[Any] = self._deepspeed.zero.GatheredParameters(
-            list(self._model.parameters()), enabled=self._zero_stage == 3
-        )
-        return gathered
-
-
-def _import_deepspeed() -> Any:
-    """Import deepspeed and join its process group: that of torchrun, or one of this process alone."""
-    cuda = torch.cuda.is_available()
-    # Named before the import, so that DeepSpeed does not search and warn.
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if cuda else "cpu")
-    import deepspeed  # type: ignore[import-untyped]  # takes seconds
-
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    # On a CPU DeepSpeed would spend a minute compiling this one, and only where a compiler is installed.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigurationError("the trainer runs as one process; start it without torchrun, or with one process")
-    backend = "nccl" if cuda else "gloo"
-    if "RANK" not in os.environ and not torch.distributed.is_initialized():
-        alone = torch.distributed.HashStore()  # type: ignore[attr-defined]  # a process alone needs no port
-        torch.distributed.init_process_group(backend, store=alone, rank=0, world_size=1)
-        os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it
-    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
-    return deepspeed
-
-
-def _deepspeed_config(settings: TrainerSettings) -> dict[str, Any]:
-    return {
-        # The two counts are formal: the policy sets the accumulation boundary and the normalisation itself.
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": settings.max_grad_norm,
-        "optimizer": {
-            "type": "AdamW",
-            "params": {
-                "lr": settings.learning_rate,
-                "betas": list(settings.adam_betas),
-                "weight_decay": settings.weight_decay,
-                "torch_adam": True,  # DeepSpeed's own would be compiled at run time
-            },
-        },
-        "zero_optimization": {"stage": settings.zero_stage},
-        "bf16": {"enabled": settings.precision == "bf16"},
-        "steps_per_print": sys.maxsize,
-    }

@@ -37,6 +37,10 @@ class StepMetrics:
     unix_time_s: float
     reference_kl: float
     corrected_fraction: float
+    stale_trees: int
+    uniform_trees: int
+    refills: int
+    learning_rate: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """Batches of tree requests on their way out, and their graded trees on the way back.
 
 A batch is named after the weights' state it belongs to: `step-00012` holds the trees that step 12 trains on,
-`evaluation-00010` the answers of version 10. Tree i of a batch is `{batch}/{i}`. An entry of the graded stream is
-acknowledged only by `commit`, after a durable checkpoint covers its batch; until then a restart finds it again.
+`step-00012.1` those of its first refill, `evaluation-00010` the answers of version 10. Tree i of a batch is
+`{batch}/{i}`. An entry of the graded stream is acknowledged only by `commit`, after a durable checkpoint covers its
+batch; until then a restart finds it again.
 """
 
 import hashlib
@@ -44,6 +45,19 @@ class Rollout:
     queue_prompts: int
     queue_trees: int
 
+    def require(self) -> "Rollout":
+        """Itself.
+
+        Raises:
+            UnavailableError: every tree was given up.
+        """
+        if not self.trees:
+            first = self.missing[0]
+            raise UnavailableError(
+                f"all {len(self.missing)} trees of {batch_of(first.tree_id)} were given up; the first: {first.reason}"
+            )
+        return self
+
 
 @dataclass(slots=True)
 class _Batch:
@@ -53,19 +67,33 @@ class _Batch:
     positions: list[bytes] = field(default_factory=list)
 
 
-def step_requests(problems: Sequence[Problem], settings: TrainerSettings, step: int) -> list[TreeRequest]:
-    """Requests for the trees that a step trains on, from the weights of the step before."""
-    ids = [f"step-{step:05d}/{index}" for index in range(len(problems))]
+def step_requests(
+    problems: Sequence[Problem], settings: TrainerSettings, step: int, refill: int = 0
+) -> list[TreeRequest]:
+    """Requests for trees that a step trains on, from weights at most `max_policy_lag` older than those it trains.
+
+    Args:
+        problems: one for each tree.
+        settings: of the run.
+        step: the first is 1; it trains the weights of version `step - 1`.
+        refill: which of the step's refills; 0 for what it asks at first.
+    """
+    batch = f"step-{step:05d}.{refill}" if refill else f"step-{step:05d}"
+    ids = [f"{batch}/{index}" for index in range(len(problems))]
     search = settings.search.parameters()
+    oldest = max(0, step - 1 - settings.max_policy_lag)
     return [
-        TreeRequest(tree_id, problem, search, settings.sampling.parameters(_seed(settings.seed, tree_id)), step - 1)
+        TreeRequest(
+            tree_id, problem, search, settings.sampling.parameters(derived_seed(settings.seed, tree_id)), oldest
+        )
         for tree_id, problem in zip(ids, problems, strict=True)
     ]
 
 
-def _seed(run_seed: int, tree_id: str) -> int:
-    digest = hashlib.sha256(f"{run_seed} {tree_id}".encode()).digest()
-    return int.from_bytes(digest[:4])  # 32 bits leave an engine room to derive its own
+def derived_seed(run_seed: int, purpose: str) -> int:
+    """Seed of one purpose of a run, in 32 bits, which leave an engine room to derive its own."""
+    digest = hashlib.sha256(f"{run_seed} {purpose}".encode()).digest()
+    return int.from_bytes(digest[:4])
 
 
 def decoded_tokens(trees: Sequence[Tree]) -> int:
@@ -78,8 +106,9 @@ def batch_of(tree_id: str) -> str:
     return tree_id.rpartition("/")[0]
 
 
-def _state_of(batch: str) -> int:
-    return int(batch.rpartition("-")[2])
+def state_of(batch: str) -> int:
+    """Step or version that a batch belongs to."""
+    return int(batch.rpartition("-")[2].partition(".")[0])
 
 
 class Rollouts:
@@ -111,7 +140,7 @@ class Rollouts:
         while entries := await self._streams.unfinished(GRADED, after):
             after = entries[-1].position
             await self._take(entries)
-        covered = [batch for batch in self._batches if _state_of(batch) <= checkpoint_step]
+        covered = [batch for batch in self._batches if state_of(batch) <= checkpoint_step]
         self._collected = covered
         await self.commit()
 
@@ -124,7 +153,7 @@ class Rollouts:
         """Wait for every tree of a batch that was asked for, or for word that it was given up.
 
         Raises:
-            UnavailableError: no tree came for `timeout_s` seconds, or every tree was given up.
+            UnavailableError: no tree came for `timeout_s` seconds.
         """
         name = batch_of(requests[0].tree_id)
         began = progressed = time.monotonic()
@@ -144,8 +173,6 @@ class Rollouts:
         given_up = [letter for tree_id, letter in missing.items() if tree_id not in batch.trees]
         for letter in given_up:
             log.warning("a tree is missing", tree_id=letter.tree_id, stream=letter.stream, reason=letter.reason)
-        if not batch.trees:
-            raise UnavailableError(f"all {len(wanted)} trees of {name} were given up; the first: {given_up[0].reason}")
         self._collected.append(name)
         return Rollout(
             trees=tuple(batch.trees[tree_id] for tree_id in wanted if tree_id in batch.trees),

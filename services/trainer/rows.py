@@ -38,7 +38,9 @@ class Row:
         past_n: int64, one more than the index of the last.
         weight_n: float32, R(s).
         engine_logprob_n: float32, the engine's log-probability at temperature 1, in nats.
+        version_n: int64, policy version of the oldest weights that the token's branch was sampled by.
         length_m: int64, tokens of each response.
+        sampler: name of the sampler that sampled it; empty where that is not known.
     """
 
     prompt_token_ids: tuple[int, ...]
@@ -50,7 +52,9 @@ class Row:
     past_n: npt.NDArray[np.int64]
     weight_n: npt.NDArray[np.float32]
     engine_logprob_n: npt.NDArray[np.float32]
+    version_n: npt.NDArray[np.int64]
     length_m: npt.NDArray[np.int64]
+    sampler: str
 
     @property
     def silent(self) -> bool:
@@ -60,7 +64,7 @@ class Row:
 
 def sequence_row(prompt: Sequence[int], response: Sequence[int]) -> Row:
     """The row of one response, without weights and without an engine's log-probabilities."""
-    return _row(tuple(prompt), [_Piece(-1, 1, 0.0, tuple(response), (0.0,) * len(response))])
+    return _row(tuple(prompt), [_Piece(-1, 1, 0.0, tuple(response), (0.0,) * len(response), 0)], sampler="")
 
 
 def tree_rows(weighted: WeightedTree, packing: Packing) -> list[Row]:
@@ -71,7 +75,8 @@ def tree_rows(weighted: WeightedTree, packing: Packing) -> list[Row]:
         chain = chain_of(tree.branches, leaf_id) if packing == "tree" else leaf_id
         groups.setdefault(chain, []).append(leaf_id)
     preorder = _in_preorder(weighted.segments)
-    return [_row(tree.prompt_token_ids, _pieces(weighted, preorder, frozenset(leaves))) for leaves in groups.values()]
+    pieces = [_pieces(weighted, preorder, frozenset(leaves)) for leaves in groups.values()]
+    return [_row(tree.prompt_token_ids, of_row, tree.sampler) for of_row in pieces]
 
 
 def _in_preorder(segments: Sequence[WeightedSegment]) -> list[WeightedSegment]:
@@ -96,6 +101,7 @@ class _Piece:
     weight: float
     token_ids: tuple[int, ...]
     engine_logprobs: tuple[float, ...]
+    version: int
 
 
 def _pieces(weighted: WeightedTree, preorder: Sequence[WeightedSegment], leaf_ids: frozenset[int]) -> list[_Piece]:
@@ -110,13 +116,12 @@ def _pieces(weighted: WeightedTree, preorder: Sequence[WeightedSegment], leaf_id
         span = slice(segment.start - branch.fork_index, segment.end - branch.fork_index)
         ends = int(segment.end == branch.end and branch.id in leaf_ids)
         index[segment.id] = len(found)
-        found.append(
-            _Piece(index[segment.parent_id], ends, piece.weight, branch.token_ids[span], branch.logprobs[span])
-        )
+        token_ids, logprobs = branch.token_ids[span], branch.logprobs[span]
+        found.append(_Piece(index[segment.parent_id], ends, piece.weight, token_ids, logprobs, branch.oldest_version))
     return found
 
 
-def _row(prompt_token_ids: tuple[int, ...], pieces: Sequence[_Piece]) -> Row:
+def _row(prompt_token_ids: tuple[int, ...], pieces: Sequence[_Piece], sampler: str) -> Row:
     lengths = np.array([len(piece.token_ids) for piece in pieces])
     starts = np.cumsum(lengths) - lengths
     ends = starts + lengths
@@ -147,5 +152,7 @@ def _row(prompt_token_ids: tuple[int, ...], pieces: Sequence[_Piece]) -> Row:
         past_n=np.repeat(pasts, lengths),
         weight_n=np.repeat(np.array([piece.weight for piece in pieces], dtype=np.float32), lengths),
         engine_logprob_n=np.concatenate([np.array(piece.engine_logprobs, dtype=np.float32) for piece in pieces]),
+        version_n=np.repeat(np.array([piece.version for piece in pieces]), lengths),
         length_m=(positions + lengths)[leaves == 1],
+        sampler=sampler,
     )

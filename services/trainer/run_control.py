@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from enum import Enum
 
+from services.common import metrics
 from services.common.errors import PreconditionError
 from services.trainer.checkpoint import Checkpoint
 
@@ -30,6 +31,7 @@ class RunControl:
         self._changed = asyncio.Condition()
         self._pausing = False
         self._saves: list[asyncio.Future[Checkpoint]] = []
+        metrics.RUN_STATE.set(self.state.value)
 
     async def between_steps(self, save: Callable[[], Awaitable[Checkpoint]]) -> None:
         """Called by the loop before each step: saves if asked to, and returns unless or until the run may go on.
@@ -104,6 +106,7 @@ class RunControl:
     async def _enter(self, state: RunState) -> None:
         async with self._changed:
             self.state = state
+            metrics.RUN_STATE.set(state.value)
             self._changed.notify_all()
 
     @property

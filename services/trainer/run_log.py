@@ -25,6 +25,7 @@ from services.common import codec, metrics
 from services.trainer.advantages import WeightedTree
 from services.trainer.loggers import Logger
 from services.trainer.records import CategoryAccuracy, Evaluation, Record, StepMetrics
+from services.trainer.tree_statistics import show_tree_statistics, tree_statistics
 
 _METRICS, _EVALUATIONS, _TREES = "metrics.jsonl", "evaluations.jsonl", "trees.jsonl.zst"
 
@@ -73,6 +74,7 @@ class RunLog:
         self._append(_TREES, zstandard.ZstdCompressor().compress(lines))
         self._append(_METRICS, (json.dumps(asdict(step)) + "\n").encode())
         _show_step(step)
+        show_tree_statistics(tree_statistics(trees))
         await self._publish(step)
 
     async def append_evaluation(self, evaluation: Evaluation) -> None:
@@ -166,9 +168,11 @@ def _tree_row(step: int, weighted: WeightedTree) -> dict[str, Any]:
 
 def _show_step(step: StepMetrics) -> None:
     metrics.STEP.set(step.step)
+    metrics.STEP_TIMESTAMP.set(step.unix_time_s)
     metrics.PASS_RATE.set(step.pass_rate)
     metrics.ZERO_VARIANCE_SHARE.set(step.zero_variance_share)
     metrics.LOSS.set(step.loss)
+    metrics.LEARNING_RATE.set(step.learning_rate)
     metrics.GRAD_NORM.set(step.grad_norm)
     metrics.CLIP_FRACTION.set(step.clip_fraction)
     metrics.ENTROPY.set(step.entropy)
@@ -177,7 +181,9 @@ def _show_step(step: StepMetrics) -> None:
     metrics.REFERENCE_KL.set(step.reference_kl)
     metrics.CORRECTED_FRACTION.set(step.corrected_fraction)
     metrics.STALENESS.set(step.staleness)
-    metrics.RELOAD_CANARY.set(step.reload_canary_max_abs_logprob_diff)
+    metrics.STALE_TREES.inc(step.stale_trees)
+    metrics.UNIFORM_TREES.inc(step.uniform_trees)
+    metrics.REFILLS.inc(step.refills)
     phases = {"sample_wait": step.sample_wait_s, "train": step.train_s, "publish": step.publish_s, "step": step.step_s}
     for phase, seconds in phases.items():
         metrics.STEP_SECONDS.labels(phase).set(seconds)

@@ -105,6 +105,18 @@ class SamplingSettings(BaseModel):
         return replace(self.parameters(seed=0), temperature=0.0, top_p=1.0, seed=None, logprobs=Logprobs.RAW)
 
 
+class LoraSettings(BaseModel):
+    """Adapters that are trained in place of the model's own weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rank: int = Field(default=16, ge=1, description="inner size of each adapter")
+    alpha: float = Field(default=32.0, gt=0, description="what an adapter adds counts alpha / rank")
+    target_modules: tuple[str, ...] = Field(
+        default=(), description="names of the linear layers that get adapters, such as q_proj; none: all but the head"
+    )
+
+
 class TrainerSettings(ServiceSettings):
     """Train a policy by tree search: collect trees, weigh their segments, update the policy, publish the weights."""
 
@@ -159,6 +171,22 @@ class TrainerSettings(ServiceSettings):
         "or are sampled again",
     )
 
+    max_policy_lag: int = Field(
+        default=0,
+        ge=0,
+        le=16,
+        description="largest age of the weights that sampled a token, in steps, when it is trained; 0 samples a step's "
+        "trees once the step before is done, k samples those of the next k steps meanwhile",
+    )
+    uniform_trees: Literal["train", "replace"] = Field(
+        default="train",
+        description="what becomes of trees whose leaves all got one reward, which teach nothing: train on them, or "
+        "replace them by trees of other prompts (dynamic sampling, DAPO)",
+    )
+    max_refills: int = Field(
+        default=4, ge=1, description="times that a step asks for replacements before it trains on what it has"
+    )
+
     steps: int = Field(ge=1, description="training steps in all")
     seed: int = Field(default=0, ge=0, description="decides the order of the data, the sampling and the minibatches")
     prompts_per_step: int = Field(default=16, ge=1, description="prompts, and so trees, of one step")
@@ -189,9 +217,19 @@ class TrainerSettings(ServiceSettings):
         "responses whose ratio is beyond the cap or its inverse",
     )
     mismatch_ratio_cap: float = Field(default=2.0, gt=1, description="largest ratio that the correction lets stand")
-    learning_rate: float = Field(default=1.5e-6, gt=0, description="AdamW's learning rate, constant")
+    learning_rate: float = Field(default=1.5e-6, gt=0, description="AdamW's learning rate, the highest of the schedule")
+    learning_rate_schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="what becomes of the learning rate after the warm-up, over the run's steps"
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="steps over which the learning rate grows from 0")
+    min_learning_rate: float = Field(
+        default=0.0, ge=0, description="learning rate of the last step under linear and cosine"
+    )
     adam_betas: tuple[float, float] = Field(default=(0.9, 0.95), description="AdamW's decay rates of the two moments")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's decoupled weight decay")
+    lora: LoraSettings | None = Field(
+        default=None, description="train adapters (LoRA) instead of the model's own weights; none: the weights"
+    )
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are scaled down to this norm")
 
     packing: Packing = Field(
@@ -199,7 +237,21 @@ class TrainerSettings(ServiceSettings):
         description="tree computes a token that responses share once; flat computes every response by itself",
     )
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of weights and activations")
+    processes: int = Field(
+        default=1,
+        ge=1,
+        description="processes of the trainer on this machine, one a GPU, started by torchrun; not looked at by a "
+        "trainer that you start by torchrun yourself",
+    )
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="what DeepSpeed shards over the processes (ZeRO)")
+    offload: Literal["none", "optimizer", "optimizer_and_weights"] = Field(
+        default="none",
+        description="what is kept in the CPU's memory, where AdamW then runs: the optimizer's state needs zero_stage 1 "
+        "or more, weights need 3",
+    )
+    gradient_checkpointing: Literal["off", "layers"] = Field(
+        default="off", description="layers computes each layer once more in the backward pass, to keep less memory"
+    )
     microbatch_tokens: int = Field(
         default=8192,
         ge=1,
@@ -209,6 +261,9 @@ class TrainerSettings(ServiceSettings):
 
     checkpoint_every: int = Field(
         default=10, ge=1, description="steps between checkpoints; the last step gets one always"
+    )
+    keep_checkpoints: int = Field(
+        default=2, ge=1, description="newest checkpoints that are kept; with 1 there is none to go back to"
     )
     evaluate_every: int = Field(
         default=0,
@@ -229,10 +284,35 @@ class TrainerSettings(ServiceSettings):
     )
 
     @model_validator(mode="after")
+    def _offload_fits_stage(self) -> Self:
+        needed = {"none": 0, "optimizer": 1, "optimizer_and_weights": 3}[self.offload]
+        if self.zero_stage < needed:
+            raise ValueError(f"offload {self.offload!r} needs zero_stage {needed} or more, set is {self.zero_stage}")
+        return self
+
+    @model_validator(mode="after")
+    def _schedule_fits_run(self) -> Self:
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps is {self.warmup_steps}: expected at most steps, {self.steps}")
+        if self.min_learning_rate > self.learning_rate:
+            highest = f"learning_rate, {self.learning_rate:g}"
+            raise ValueError(f"min_learning_rate is {self.min_learning_rate:g}: expected at most {highest}")
+        return self
+
+    @model_validator(mode="after")
     def _advantage_fits_search(self) -> Self:
         if self.advantage in CHAIN_ADVANTAGES and self.search.forks != 0:
             raise ValueError(
                 f"advantage {self.advantage!r} compares independent chains but search.forks is {self.search.forks}; "
                 "set search.forks to 0 or choose another advantage"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _lag_is_corrected(self) -> Self:
+        if self.max_policy_lag and self.mismatch_correction == "off":
+            raise ValueError(
+                f"max_policy_lag is {self.max_policy_lag} but mismatch_correction is off: tokens of older weights "
+                "would be trained as if the present ones had sampled them; set mismatch_correction to token or sequence"
             )
         return self

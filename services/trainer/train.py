@@ -1,6 +1,7 @@
 """The training loop (TreeRL, section 3): collect, weigh, pack, update, publish.
 
-Strictly on-policy: the trees of step s are asked for once every sampler serves the weights of step s - 1.
+With `max_policy_lag` 0 it is strictly on-policy: the trees of step s are asked for once every sampler serves the
+weights of step s - 1. With k they are asked for k steps earlier, and sampled while those steps are trained.
 """
 
 import time
@@ -9,11 +10,12 @@ from itertools import chain
 from services.common.errors import UnavailableError
 from services.trainer.advantages import normalize, weigh_tree
 from services.trainer.evaluation import evaluate, evaluation_requests
+from services.trainer.learning_rate import learning_rate
 from services.trainer.mismatch import check_mismatch, measure_mismatch
 from services.trainer.packing import pack, split_by_prompt
-from services.trainer.rollouts import step_requests
 from services.trainer.rows import tree_rows
 from services.trainer.step_metrics import StepTimes, step_metrics
+from services.trainer.step_trees import ask_ahead, collect_step
 from services.trainer.training_run import TrainingRun
 from services.trainer.weights import path_sequences, prompt_sequences
 
@@ -40,13 +42,11 @@ async def train(run: TrainingRun) -> None:
 async def train_step(run: TrainingRun, step: int) -> None:
     """Train on the trees of one step and publish the weights that come of it."""
     settings, began = run.settings, time.perf_counter()
-    problems = run.dataset.problems_for_step(step, settings.prompts_per_step)
-    requests = step_requests(problems, settings, step)
-    await run.rollouts.request(requests)
-    rollout = await run.rollouts.collect(requests)
+    await ask_ahead(run.rollouts, run.dataset, settings, step)
+    trees = await collect_step(run.rollouts, run.dataset, settings, step)
     collected = time.perf_counter()
 
-    weighted = [weigh_tree(tree, settings.advantage) for tree in rollout.trees]
+    weighted = [weigh_tree(tree, settings.advantage) for tree in trees.trained]
     weighted = normalize(weighted, settings.advantage_normalization)
     packing = run.policy.packing
     rows = [tree_rows(tree, packing) for tree in weighted]
@@ -57,18 +57,18 @@ async def train_step(run: TrainingRun, step: int) -> None:
 
     scores = [await run.thread.run(run.policy.score, minibatch) for minibatch in minibatches]
     measured = list(chain.from_iterable(minibatches)), list(chain.from_iterable(scores))
-    mismatch = measure_mismatch(*measured)
-    earlier = [metrics.mismatch_mean_abs_logprob_diff for metrics in run.log.steps]
-    check_mismatch(mismatch, earlier, settings.mismatch_multiple, settings.samplers)
+    mismatch = measure_mismatch(*measured, policy_version=step - 1)
+    check_mismatch(step, mismatch, run.log.steps, settings.mismatch_multiple, settings.canary_tolerance)
+    rate = learning_rate(step, settings)
     updates = [
-        await run.thread.run(run.policy.update, minibatch, old)
+        await run.thread.run(run.policy.update, minibatch, old, rate)
         for minibatch, old in zip(minibatches, scores, strict=True)
     ]
     trained = time.perf_counter()
 
-    reload = await run.publish(step, path_sequences(rollout.trees))
+    reload = await run.publish(step, path_sequences(trees.trained))
     times = StepTimes(began, collected, trained, published=time.perf_counter(), unix_time_s=time.time())
-    metrics = step_metrics(step, rollout, *measured, mismatch, updates, reload, times)
+    metrics = step_metrics(step, trees, *measured, mismatch, updates, rate, reload, times)
     await run.log.append_step(metrics, weighted)
     run.control.step = step
 
@@ -78,4 +78,5 @@ async def evaluate_heldout(run: TrainingRun, version: int) -> None:
     if run.heldout:
         requests = evaluation_requests(run.heldout, run.settings, version)
         await run.rollouts.request(requests)
-        await run.log.append_evaluation(evaluate(version, await run.rollouts.collect(requests)))
+        rollout = await run.rollouts.collect(requests)
+        await run.log.append_evaluation(evaluate(version, rollout.require()))

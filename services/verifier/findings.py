@@ -16,6 +16,12 @@ _STOPS = {
     Stop.STARVED: (Outcome.INFRA_ERROR, "the machine is too busy: the program waited for a core for minutes"),
 }
 
+_GRADES = {
+    True: (Outcome.CORRECT, "accepted"),
+    False: (Outcome.WRONG, "not accepted"),
+    None: (Outcome.UNPARSED, "no answer found in the response"),
+}
+
 _COMPILER_ERRORS = ("error: ", "undefined reference", "cannot find")
 
 
@@ -31,7 +37,8 @@ def find_failure(ended: Ended, limits: Limits) -> Finding | None:
         return Outcome.MEMORY, f"ran out of memory ({limits.memory_bytes} bytes)"
     if error:
         detail = shorten(str(error.get("detail", "")))
-        return Outcome.RUNTIME_ERROR, f"{error.get('type')} in line {error.get('line')}: {detail}"
+        where = f" in line {error['line']}" if error.get("line") else ""
+        return Outcome.RUNTIME_ERROR, f"{error.get('type')}{where}: {detail}"
     last_words = _last_words(ended)
     if "std::bad_alloc" in last_words:
         return Outcome.MEMORY, f"ran out of memory ({limits.memory_bytes} bytes)"
@@ -75,6 +82,21 @@ def find_check(ended: Ended, got: Json, limits: Limits) -> Finding:
     if not isinstance(decision, bool):
         return Outcome.INFRA_ERROR, f"the checker failed: it returned {shorten(decision)}, expected True or False"
     return (Outcome.CORRECT, "accepted") if decision else (Outcome.WRONG, f"the checker does not accept {shorten(got)}")
+
+
+def find_grade(ended: Ended, limits: Limits) -> Finding:
+    """What a grader of the user's own decided; when it failed nothing is known about the response."""
+    failure, decision = find_result(ended, limits)
+    if failure is not None and ended.stop in (Stop.TIME, Stop.MEMORY):
+        return failure[0], f"the grader {failure[1]}"
+    if failure is not None:
+        return Outcome.INFRA_ERROR, f"the grader failed: {failure[1]}"
+    accepts, reason = decision if isinstance(decision, list) and len(decision) == 2 else (decision, None)
+    if not (isinstance(accepts, bool | None) and isinstance(reason, str | None)):
+        wanted = "True, False or None, or one of them and a reason"
+        return Outcome.INFRA_ERROR, f"the grader failed: it returned {shorten(decision)}, expected {wanted}"
+    outcome, default = _GRADES[accepts]
+    return outcome, reason or default
 
 
 def compare_output(output: bytes, expected: str) -> Finding:

@@ -12,10 +12,14 @@ from services.common.tree import Tree
 from services.common.verdict import Cases, Limits, Outcome, Verdict
 from services.verifier.code_extraction import extract_program
 from services.verifier.code_grader import CodeGrader
+from services.verifier.custom_graders import CustomGraders
 from services.verifier.judgement import Judgement
 from services.verifier.languages import LANGUAGES
-from services.verifier.math_pool import MathMemoryError, MathPool, MathTimeoutError, MathWorkerLostError
-from services.verifier.result_comparison import one_line, shorten
+from services.verifier.math_grader import MathGrader
+from services.verifier.math_policy import MathPolicy
+from services.verifier.math_pool import MathFailedError, MathPool
+from services.verifier.result_cache import ResultCache, question_key
+from services.verifier.result_comparison import one_line
 from services.verifier.sandbox.isolation import IsolationLevel
 from services.verifier.sandbox.pool import SandboxPool
 from services.verifier.settings import VerifierSettings
@@ -39,7 +43,9 @@ class Grader:
             settings.code_output_bytes,
             Cases[settings.code_cases.upper()],
         )
-        self._math = MathPool(settings.math_workers, settings.math_memory_bytes)
+        policy = MathPolicy(settings.math_units, settings.math_percent, settings.math_vectors)
+        self._math_pool = MathPool(settings.math_workers, settings.math_memory_bytes, policy)
+        self._math = MathGrader(self._math_pool)
         self._sandbox = SandboxPool(
             settings.code_workers,
             settings.code_tests_per_worker,
@@ -47,13 +53,15 @@ class Grader:
             IsolationLevel[settings.min_isolation.upper()],
         )
         self._code = CodeGrader(self._sandbox)
+        self._custom = CustomGraders(settings)
+        self._cache = ResultCache(settings.cache_bytes)
         self._in_flight = 0
         self._graded = 0
 
     @property
     def isolation_level(self) -> IsolationLevel:
-        """Layers that hold for every program."""
-        return self._sandbox.level
+        """Layers that hold for every program, and for every grader of the user's own."""
+        return min(self._sandbox.level, *self._custom.isolation_levels, IsolationLevel.NAMESPACES)
 
     @property
     def in_flight(self) -> int:
@@ -68,21 +76,24 @@ class Grader:
     @property
     def process_ids(self) -> list[int]:
         """Process ids of the live workers and zygotes."""
-        return [*self._math.process_ids, *self._sandbox.process_ids]
+        return [*self._math_pool.process_ids, *self._sandbox.process_ids, *self._custom.process_ids]
 
     async def start(self) -> None:
         """Start workers and sandboxes, and prove that the sandbox holds.
 
         Raises:
-            ConfigurationError: the machine does not allow the isolation asked for, or workers do not start.
+            ConfigurationError: the machine does not allow the isolation asked for, workers do not start, or a grader
+                of the user's own cannot be imported.
         """
         await self._sandbox.start()
+        await self._custom.start()
         metrics.ISOLATION_LEVEL.set(self.isolation_level)
-        await self._math.start()
+        await self._math_pool.start(self._sandbox.level)
 
     async def close(self) -> None:
         """Kill workers and sandboxes."""
-        await self._math.close()
+        await self._math_pool.close()
+        await self._custom.close()
         await self._sandbox.close()
 
     async def grade(self, problem: Problem, response: str, limits: Limits | None = None) -> Verdict:
@@ -97,30 +108,26 @@ class Grader:
         Raises:
             InvalidRequestError: the problem has no gold, or the limits are out of range.
         """
-        return await self._grade(problem, response, self._limits(problem, limits), {})
+        return await self._grade(problem, response, self._limits(problem, limits))
 
     async def grade_tree(self, tree: Tree) -> Tree:
-        """Grade every leaf of a tree; leaves with the same answer share one grading, and results of tests are not kept.
+        """Grade every leaf of a tree; results of tests are not kept.
 
         Raises:
             InvalidRequestError: the problem has no gold.
         """
         limits = self._limits(tree.problem, None)
-        judging: dict[str, asyncio.Task[Judgement]] = {}
         verdicts = await asyncio.gather(
-            *(self._grade(tree.problem, branch.response_text, limits, judging) for branch in tree.branches)
+            *(self._grade(tree.problem, branch.response_text, limits) for branch in tree.branches)
         )
         return tree.with_verdicts([replace(verdict, cases=()) for verdict in verdicts])
 
-    async def _grade(
-        self, problem: Problem, response: str, limits: Limits, judging: dict[str, asyncio.Task[Judgement]]
-    ) -> Verdict:
-        """Grade one response; `judging` holds the answers that are being judged for the same problem."""
+    async def _grade(self, problem: Problem, response: str, limits: Limits) -> Verdict:
         started = time.perf_counter()
         self._in_flight += 1
         metrics.GRADINGS_IN_FLIGHT.set(self._in_flight)
         try:
-            answer, (outcome, reason, cases) = await self._answer_and_judge(problem, response, limits, judging)
+            answer, (outcome, reason, cases) = await self._answer_and_judge(problem, response, limits)
         finally:
             self._in_flight -= 1
             metrics.GRADINGS_IN_FLIGHT.set(self._in_flight)
@@ -128,55 +135,58 @@ class Grader:
         self._graded += 1
         metrics.VERDICTS.labels(problem.domain.value, outcome.name).inc()
         metrics.GRADING_SECONDS.labels(problem.domain.value).observe(wall_s)
-        return Verdict(outcome, one_line(reason), wall_s * 1000, answer or "", cases)
+        read = "" if answer is None or problem.domain is Domain.CUSTOM else answer
+        return Verdict(outcome, one_line(reason), wall_s * 1000, read, cases)
 
-    async def _answer_and_judge(
-        self, problem: Problem, response: str, limits: Limits, judging: dict[str, asyncio.Task[Judgement]]
-    ) -> tuple[str | None, Judgement]:
+    async def _answer_and_judge(self, problem: Problem, response: str, limits: Limits) -> tuple[str | None, Judgement]:
         """The answer that a response gives, if any, and a judgement, also where grading fails."""
-        answer: str | None = None
         try:
             answer = await self._read_answer(problem, response, limits)
-            judgement = await self._judge_once(problem, answer, limits, judging)
-        except MathTimeoutError as error:
-            judgement = Judgement(Outcome.TIMEOUT, f"comparing the answer {error}")
-        except MathMemoryError as error:
-            judgement = Judgement(Outcome.MEMORY, f"comparing the answer {error}")
-        except MathWorkerLostError as error:
-            judgement = Judgement(Outcome.INFRA_ERROR, f"the grader failed: {error}")
-        return answer, judgement
-
-    async def _judge_once(
-        self, problem: Problem, answer: str | None, limits: Limits, judging: dict[str, asyncio.Task[Judgement]]
-    ) -> Judgement:
+        except MathFailedError as error:
+            return None, Judgement(error.outcome, str(error))
         if answer is None:
-            wanted = "answer" if problem.domain is Domain.MATH else "program"
-            return Judgement(Outcome.UNPARSED, f"no {wanted} found in the response")
-        if answer not in judging:
-            judging[answer] = asyncio.create_task(self._judge(problem, answer, limits))
-        return await judging[answer]
+            return None, Judgement(Outcome.UNPARSED, f"no {_wanted(problem)} found in the response")
+        key = question_key(problem, answer, limits)
+        return answer, await self._cache.get(key, lambda: self._judge(problem, answer, limits))
 
     async def _read_answer(self, problem: Problem, response: str, limits: Limits) -> str | None:
-        if problem.domain is Domain.CODE:
-            return extract_program(response, LANGUAGES[_language(problem)])
-        answer: str | None = (await self._math.call({"response": response}, limits.wall_s))["answer"]
-        return answer
+        match problem.domain:
+            case Domain.MATH:
+                return await self._math.find_answer(response, limits)
+            case Domain.CODE:
+                return extract_program(response, LANGUAGES[_language(problem)])
+            case Domain.CUSTOM:
+                return response
 
     async def _judge(self, problem: Problem, answer: str, limits: Limits) -> Judgement:
         if problem.tests is not None:
             return await self._code.judge(answer, problem.tests, limits)
-        gold = problem.answer or ""
-        reply = await self._math.call({"gold": gold, "answer": answer}, limits.wall_s)
-        if reply["equivalent"]:
-            return Judgement(Outcome.CORRECT, f"{shorten(answer)} equals {shorten(gold)}")
-        return Judgement(Outcome.WRONG, f"expected {shorten(gold)}, got {shorten(answer)}")
+        if problem.grader:
+            return await self._custom.judge(problem, answer, limits)
+        try:
+            return await self._math.judge(answer, problem.answer or "", limits)
+        except MathFailedError as error:
+            return Judgement(error.outcome, str(error))
+
+    def _check(self, problem: Problem) -> None:
+        """
+        Raises:
+            InvalidRequestError: the problem cannot be graded here.
+        """
+        match problem.domain:
+            case Domain.MATH if problem.answer is None:
+                raise InvalidRequestError(f"math problem {problem.id!r} has nothing to grade by: it needs an answer")
+            case Domain.CODE if problem.tests is None:
+                raise InvalidRequestError(f"code problem {problem.id!r} has nothing to grade by: it needs tests")
+            case Domain.CODE if _language(problem) not in LANGUAGES:
+                raise InvalidRequestError(
+                    f"problem {problem.id!r} has language {_language(problem)!r}: expected {', '.join(LANGUAGES)}"
+                )
+            case Domain.CUSTOM:
+                self._custom.check(problem)
 
     def _limits(self, problem: Problem, asked: Limits | None) -> Limits:
-        if (problem.answer if problem.domain is Domain.MATH else problem.tests) is None:
-            raise InvalidRequestError(f"problem {problem.id!r} has nothing to grade by")
-        if _language(problem) not in LANGUAGES:
-            known = ", ".join(LANGUAGES)
-            raise InvalidRequestError(f"problem {problem.id!r} has language {_language(problem)!r}: expected {known}")
+        self._check(problem)
         default = self._math_limits if problem.domain is Domain.MATH else self._code_limits
         if asked is None:
             return default
@@ -194,3 +204,10 @@ class Grader:
 
 def _language(problem: Problem) -> str:
     return problem.tests.language if isinstance(problem.tests, StdinTests) else "python"
+
+
+def _wanted(problem: Problem) -> str:
+    """What a response should hold, for the reason of a verdict that it does not."""
+    if problem.domain is Domain.MATH:
+        return "answer, in \\boxed{…}, after 'the answer is' or as the last formula or number,"
+    return f"program, in a block fenced as {_language(problem)},"

@@ -3,8 +3,8 @@
 Exact forms (numbers, based numerals, times, ratios, choices, text) are decided by value. Everything else goes through
 math-verify's comparison of SymPy expressions, on text normalised here.
 
-Policies: units and currencies are not compared; 50% equals 50 and 0.5; decimals are exact (0.33 is not 1/3); a base is
-part of a number; a tuple is not a set; text compares without case.
+Policies: decimals are exact (0.33 is not 1/3); a base is part of a number; a tuple is not a set; text compares without
+case; and those of `MathPolicy`. docs/math_grading.md explains them.
 """
 
 import logging
@@ -19,8 +19,9 @@ from math_verify import verify  # type: ignore[import-untyped]
 from sympy import Basic, MatrixBase  # type: ignore[import-untyped]
 
 from services.verifier.answer_extraction import unwrap
-from services.verifier.math_numbers import read_number, read_special
-from services.verifier.math_structure import Kind, Structure, read_structure, without_name
+from services.verifier.math_numbers import ExactNumber, read_chosen, read_number, read_special
+from services.verifier.math_policy import DEFAULT_POLICY, MathPolicy
+from services.verifier.math_structure import Kind, Structure, as_tuple, read_structure, read_union, without_name
 from services.verifier.math_text import normalise, plain_text
 
 # math-verify warns at each call that its own time limits are off; ours kill the process.
@@ -30,11 +31,12 @@ _LATEX = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
 )
 _IMAGINARY = re.compile(r"(?<![a-zA-Z\\_])i(?![a-zA-Z])|\\imath(?![a-zA-Z])")
+_SIDE_BY_SIDE = re.compile(r"(?<!frac )(?<!binom )(?<![\d.])[\d.]{1,400} [\d.]")
 _INDEX_I = re.compile(r"_\s?\{?\s?i\b")
 _SET_OPERATION = re.compile(r"[<>]|\\(?:le|ge|ne|cup|cap|setminus|in|emptyset|mathbb)(?![a-zA-Z])")
 
 
-def equivalent(gold: str, answer: str) -> bool:
+def equivalent(gold: str, answer: str, policy: MathPolicy = DEFAULT_POLICY) -> bool:
     """Whether an extracted answer means the same as the gold answer, which may be bare, in `$…$` or boxed.
 
     Raises:
@@ -46,48 +48,73 @@ def equivalent(gold: str, answer: str) -> bool:
         return gold_words == words
     if words is not None and len(words) > 1:
         return False
+    expected, got = normalise(gold), normalise(answer)
+    if policy.units == "compared" and expected.unit and expected.unit != got.unit:
+        return False
     try:
-        return _same(normalise(gold), normalise(answer))
+        return _Comparison(policy).same(expected.formula, got.formula)
     except RecursionError:  # nested deeper than any answer a person would write
         return False
 
 
-def _same(gold: str, answer: str) -> bool:
-    if not gold or not answer:
+class _Comparison:
+    """Compares normalised texts, part by part."""
+
+    def __init__(self, policy: MathPolicy) -> None:
+        self._percent_may_be_unit = policy.percent == "either"
+        self._vectors_are_tuples = policy.vectors == "tuples"
+
+    def same(self, gold: str, answer: str) -> bool:
+        if not gold or not answer:
+            return False
+        gold_special, special = read_special(gold), read_special(answer)
+        if gold_special is not None or (special is not None and special[0] != "choice"):
+            return gold_special == special or (special is None and gold_special == ("choice", read_chosen(answer)))
+        if "=" not in gold or "=" not in answer:
+            gold, answer = without_name(gold), without_name(answer)
+        gold_number, number = read_number(gold), read_number(answer)
+        if gold_number is not None and number is not None:
+            return gold_number.same_as(number, percent_may_be_unit=self._percent_may_be_unit)
+        if self._vectors_are_tuples:
+            gold, answer = as_tuple(gold), as_tuple(answer)
+        # A number's commas are no list's.
+        expected = None if gold_number else read_structure(gold)
+        got = None if number else read_structure(answer)
+        if expected is None and got is None:
+            return _same_expression(_without_commas(gold, gold_number), _without_commas(answer, number))
+        if expected is not None and got is not None:
+            return self._same_structure(expected, got)
+        return self._same_as_expression(gold, expected, answer, got)
+
+    def _same_as_expression(self, gold: str, expected: Structure | None, answer: str, got: Structure | None) -> bool:
+        """Compare a structure with what is none: an interval may be written as an inequality, a number is no list."""
+        structure, expression = (expected, answer) if expected else (got, gold)
+        assert structure is not None
+        if structure.kind is Kind.UNORDERED and (union := read_union(expression)):
+            return self._same_structure(union, structure)
+        if _SET_OPERATION.search(expression):
+            return _same_expression(gold, answer)
+        if structure.kind is Kind.UNORDERED and len(structure.parts) == 1:
+            return self.same(*((structure.parts[0], answer) if expected else (gold, structure.parts[0])))
         return False
-    gold_special, special = read_special(gold), read_special(answer)
-    if gold_special is not None or (special is not None and special[0] != "choice"):
-        return gold_special == special
-    if "=" not in gold or "=" not in answer:
-        gold, answer = without_name(gold), without_name(answer)
-    gold_number, number = read_number(gold), read_number(answer)
-    if gold_number is not None and number is not None:
-        return gold_number.same_as(number)
-    expected, got = read_structure(gold), read_structure(answer)
-    if expected is None and got is None:
-        return _same_expression(gold, answer)
-    if expected is not None and got is not None:
-        return _same_structure(expected, got)
-    # An interval may be written as an inequality, and a set as what is left of another; a number is no list.
-    expression = gold if expected is None else answer
-    if _SET_OPERATION.search(expression):
-        return _same_expression(gold, answer)
-    structure = expected or got
-    if structure is not None and structure.kind is Kind.UNORDERED and len(structure.parts) == 1:
-        return _same(*((structure.parts[0], answer) if expected else (gold, structure.parts[0])))
-    return False
+
+    def _same_structure(self, expected: Structure, got: Structure) -> bool:
+        if expected.kind is not got.kind or expected.brackets != got.brackets:
+            return False
+        if expected.kind is Kind.UNORDERED:
+            return self._all_among(expected.parts, got.parts) and self._all_among(got.parts, expected.parts)
+        if expected.names and got.names:
+            expected, got = expected.by_name(), got.by_name()
+            if expected.names != got.names:
+                return False
+        return len(expected.parts) == len(got.parts) and all(map(self.same, expected.parts, got.parts))
+
+    def _all_among(self, some: tuple[str, ...], others: tuple[str, ...]) -> bool:
+        return all(any(self.same(other, one) for other in others) for one in some)
 
 
-def _same_structure(expected: Structure, got: Structure) -> bool:
-    if expected.kind is not got.kind or expected.brackets != got.brackets:
-        return False
-    if expected.kind is Kind.ORDERED:
-        return len(expected.parts) == len(got.parts) and all(map(_same, expected.parts, got.parts))
-    return _all_among(expected.parts, got.parts) and _all_among(got.parts, expected.parts)
-
-
-def _all_among(some: tuple[str, ...], others: tuple[str, ...]) -> bool:
-    return all(any(_same(other, one) for other in others) for one in some)
+def _without_commas(text: str, number: ExactNumber | None) -> str:
+    return text if number is None else text.replace(",", "")
 
 
 def _same_expression(gold: str, answer: str) -> bool:
@@ -95,12 +122,14 @@ def _same_expression(gold: str, answer: str) -> bool:
         gold, answer = _IMAGINARY.sub("I", gold), _IMAGINARY.sub("I", answer)
     expected, got = _parse(gold), _parse(answer)
     if expected is None or got is None:
-        return False
+        return gold == answer
     return bool(verify(expected, got, strict=True, allow_set_relation_comp=True, timeout_seconds=None))
 
 
 def _parse(text: str) -> Basic | MatrixBase | None:
     """The SymPy expression of a normalised text; None if it is no mathematics that the parser knows."""
+    if _SIDE_BY_SIDE.search(text):  # the parser would add them
+        return None
     try:
         latex = normalize_latex(text, _LATEX)
         return latex2sympy(latex, is_real=True, convert_degrees=False, normalization_config=None)

@@ -5,12 +5,20 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 _MAX_EXPONENT = 1000
+_EVIDENT_DIGITS = 3
+"""In `0.333...` so many digits have to show what goes on."""
 
 _INTEGER = r"\d{1,3}(?:,\d{3}){1,12}|\d{1,1000}"
 _FRACTION_PART = r"\{\s?(-?\d{1,400})\s?\}|(\d)"
 _DECIMAL = re.compile(rf"([-+]?)\s?(?:({_INTEGER})(?:\.(\d{{0,400}}))?|\.(\d{{1,400}}))")
-_REPEATING = re.compile(r"([-+]?)(\d{0,100})\.(\d{0,100})\\overline\s?\{(\d{1,100})\}")
+_REPEATING = re.compile(
+    r"([-+]?)(\d{0,100})\.(\d{0,100})(?:\\overline\s?\{(\d{1,100})\}|\((\d{1,100})\)|\\dot\s?\{?(\d)\}?)"
+)
+_DOTTED = re.compile(r"([-+]?)(\d{0,100})\.(\d{0,100})\\dot\s?\{?(\d)\}?(\d{0,100})\\dot\s?\{?(\d)\}?")
+_GOES_ON = re.compile(r"([-+]?)(\d{0,100})\.(\d{3,100})\s?\\[lc]dots")
+_PERIOD_AT_END = re.compile(r"(\d{1,50}?)\1+$")
 _FRACTION = re.compile(rf"([-+]?)\s?(\d{{1,100}}\s?)?\\frac\s?(?:{_FRACTION_PART})\s?(?:{_FRACTION_PART})")
+_MIXED = re.compile(r"([-+]?)\s?(\d{1,100})\s(\d{1,100})\s?/\s?(\d{1,100})")
 _SLASHED = re.compile(r"([-+]?)\s?(\d{1,400})\s?/\s?([-+]?)(\d{1,400})")
 _SCIENTIFIC = re.compile(
     r"([-+]?)(\d{1,400}(?:\.\d{1,400})?)\s?"
@@ -18,6 +26,7 @@ _SCIENTIFIC = re.compile(
 )
 _BASED = re.compile(r"([0-9][0-9A-Za-z]{0,200})\s?_\s?(?:\{\s?(\d{1,2})\s?\}|(\d{1,2}))")
 _TIME_OR_RATIO = re.compile(r"(\d{1,30})\s?:\s?(\d{1,30})(?:\s?:\s?(\d{1,30}))?\s?(am|pm|AM|PM)?")
+_CHOICE_WITH_TEXT = re.compile(r"(?:\\text\s?\{\s?)?\(?\s?([A-J])\s?[.:)].{1,200}")
 _CHOICE = re.compile(r"\(?\s?([A-J])\s?\)?|\(?\s?([a-j])\s?\)")
 
 
@@ -28,11 +37,11 @@ class ExactNumber:
     value: Fraction
     has_percent: bool = False
 
-    def same_as(self, other: "ExactNumber") -> bool:
-        """Whether both mean one number; a percent sign on one side only may be a missing unit or a hundredth."""
-        if self.has_percent == other.has_percent:
-            return self.value == other.value
-        return self.value == other.value or self._without_percent() == other._without_percent()
+    def same_as(self, other: "ExactNumber", *, percent_may_be_unit: bool) -> bool:
+        """Whether both mean one number; a percent sign on one side only is a hundredth, or perhaps a missing unit."""
+        if self._without_percent() == other._without_percent():
+            return True
+        return percent_may_be_unit and self.has_percent != other.has_percent and self.value == other.value
 
     def _without_percent(self) -> Fraction:
         return self.value / 100 if self.has_percent else self.value
@@ -67,6 +76,12 @@ def read_special(text: str) -> tuple[str, object] | None:
     return None
 
 
+def read_chosen(text: str) -> str | None:
+    """The letter in `(A) 5`, `A. 5` or `A: 5`; None for other text."""
+    match = _CHOICE_WITH_TEXT.fullmatch(text)
+    return match.group(1) if match else None
+
+
 def _read_decimal(text: str) -> Fraction | None:
     match = _DECIMAL.fullmatch(text)
     if not match:
@@ -81,6 +96,10 @@ def _read_fraction(text: str) -> Fraction | None:
     if slashed:
         sign, top, sign_below, bottom = slashed.groups()
         return _quotient("" if sign == sign_below else "-", Fraction(int(top)), int(bottom))
+    mixed = _MIXED.fullmatch(text)
+    if mixed:
+        sign, whole, top, bottom = mixed.groups()
+        return _signed(sign, int(whole) + Fraction(int(top), int(bottom))) if int(top) < int(bottom) else None
     match = _FRACTION.fullmatch(text)
     if not match:
         return None
@@ -94,10 +113,20 @@ def _read_fraction(text: str) -> Fraction | None:
 
 
 def _read_repeating(text: str) -> Fraction | None:
-    match = _REPEATING.fullmatch(text)
-    if not match:
+    if match := _REPEATING.fullmatch(text):
+        sign, whole, fixed, *periods = match.groups()
+        period = next(filter(None, periods))
+    elif match := _DOTTED.fullmatch(text):
+        sign, whole, fixed, first, between, last = match.groups()
+        period = first + between + last
+    elif match := _GOES_ON.fullmatch(text):
+        sign, whole, digits = match.groups()
+        repeats = _PERIOD_AT_END.search(digits)
+        if repeats is None or len(repeats.group()) < _EVIDENT_DIGITS:
+            return None
+        fixed, period = digits[: repeats.start()], repeats.group(1)
+    else:
         return None
-    sign, whole, fixed, period = match.groups()
     repeated = Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(fixed))
     return _signed(sign, Fraction(f"{whole or 0}.{fixed or 0}") + repeated)
 

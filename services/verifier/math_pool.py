@@ -1,41 +1,60 @@
 """Math workers that are killed at their deadline and replaced; one request at a time on each."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from services.common import metrics
 from services.common.errors import ConfigurationError
+from services.common.verdict import Outcome
 from services.verifier.frames import HEADER, frame
+from services.verifier.math_policy import DEFAULT_POLICY, MathPolicy
+from services.verifier.sandbox.isolation import IsolationLevel
 
 _START_S = 60.0
-_ATTEMPTS = 2
+_STARTS = 3
+_ATTEMPTS = 6  # workers may be killed from outside, several times in a row; an answer that kills them must end
 _READ_BYTES = 65536
 _SOURCE_ROOT = Path(__file__).parents[2]
 
 
-class MathTimeoutError(Exception):
+class MathFailedError(Exception):
+    """The workers gave no answer; says why, as a verdict's reason does."""
+
+    outcome = Outcome.INFRA_ERROR
+
+
+class MathTimeoutError(MathFailedError):
     """The deadline passed; the worker was killed."""
 
+    outcome = Outcome.TIMEOUT
 
-class MathMemoryError(Exception):
+
+class MathMemoryError(MathFailedError):
     """The worker reached its memory limit."""
 
+    outcome = Outcome.MEMORY
 
-class MathWorkerLostError(Exception):
-    """A worker crashed, and so did a second one: nothing is known about the answer."""
+
+class MathWorkerLostError(MathFailedError):
+    """Each worker that tried crashed: nothing is known about the answer."""
 
 
 class MathPool:
     """A fixed number of math workers."""
 
-    def __init__(self, size: int, memory_bytes: int) -> None:
+    def __init__(self, size: int, memory_bytes: int, policy: MathPolicy = DEFAULT_POLICY) -> None:
         self._size = size
         self._memory_bytes = memory_bytes
+        self._policy = policy
+        self._level = IsolationLevel.RLIMITS
         self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
         self._workers: set[_Worker] = set()
         self._replacing: set[asyncio.Task[None]] = set()
@@ -45,14 +64,15 @@ class MathPool:
         """Process ids of the live workers."""
         return [worker.process_id for worker in self._workers]
 
-    async def start(self) -> None:
-        """Start the workers.
+    async def start(self, level: IsolationLevel) -> None:
+        """Start the workers, locked down at a level; they have no namespaces of their own.
 
         Raises:
             ConfigurationError: they do not run, most likely for lack of memory.
         """
+        self._level = level
         try:
-            await asyncio.gather(*(self._add_worker() for _ in range(self._size)))
+            await asyncio.gather(*(self._add_first_worker() for _ in range(self._size)))
         except _CrashError as error:
             await self.close()
             raise ConfigurationError(
@@ -74,7 +94,7 @@ class MathPool:
         Raises:
             MathTimeoutError: it took longer than `wall_s`.
             MathMemoryError: it needed more memory than a worker has.
-            MathWorkerLostError: two workers crashed on it.
+            MathWorkerLostError: so many workers crashed on it that it is likely the cause.
         """
         for _ in range(_ATTEMPTS):
             worker = await self._take()
@@ -84,7 +104,7 @@ class MathPool:
                 cause = str(reply.get("failed", ""))
             except TimeoutError as error:
                 cause = "timeout"
-                raise MathTimeoutError(f"took longer than {wall_s:g} s") from error
+                raise MathTimeoutError(f"comparing the answer took longer than {wall_s:g} s") from error
             except _CrashError:
                 cause = "crash"
                 continue
@@ -94,9 +114,9 @@ class MathPool:
                 else:
                     self._idle.put_nowait(worker)
             if cause:
-                raise MathMemoryError(f"needs more than {self._memory_bytes} bytes of memory")
+                raise MathMemoryError(f"comparing the answer needs more than {self._memory_bytes} bytes of memory")
             return reply
-        raise MathWorkerLostError("the math worker crashed twice")
+        raise MathWorkerLostError(f"the grader failed: {_ATTEMPTS} math workers in a row died with this answer")
 
     async def _take(self) -> "_Worker":
         """An idle worker; one that died while it idled is replaced, and no request answers for it."""
@@ -119,8 +139,14 @@ class MathPool:
             except _CrashError:  # killed from outside while it started: it started before, so it will again
                 await asyncio.sleep(0.1)
 
+    async def _add_first_worker(self) -> None:
+        for _ in range(_STARTS - 1):
+            with contextlib.suppress(_CrashError):  # perhaps it was killed from outside
+                return await self._add_worker()
+        return await self._add_worker()
+
     async def _add_worker(self) -> None:
-        worker = _Worker(self._memory_bytes)
+        worker = _Worker([str(self._memory_bytes), str(int(self._level)), json.dumps(asdict(self._policy))])
         self._workers.add(worker)
         try:
             await worker.ready()
@@ -138,12 +164,12 @@ class _CrashError(Exception):
 class _Worker:
     """One process, and the socket to it."""
 
-    def __init__(self, memory_bytes: int) -> None:
+    def __init__(self, arguments: Sequence[str]) -> None:
         self._socket, theirs = socket.socketpair()
         self._socket.setblocking(False)
         with theirs:
             self._process: subprocess.Popen[bytes] = subprocess.Popen(
-                [sys.executable, "-m", "services.verifier.math_worker", str(memory_bytes)],
+                [sys.executable, "-m", "services.verifier.math_worker", *arguments],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

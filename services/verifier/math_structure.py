@@ -5,12 +5,18 @@ A tuple `(a, b)` and an open interval look alike; both are two parts in order be
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 _TOKEN = re.compile(r"\\[{}]|\\.|[()\[\]{},;]", re.DOTALL)
 _OPENING = frozenset({"(", "[", "{", "\\{"})
 _CLOSING = frozenset({")", "]", "}", "\\}"})
+_SET_BUILDER = re.compile(
+    r"\\\{\s?([a-zA-Z])\s?(?:\\in\s?\\mathbb\s?\{?\s?R\s?\}?)?\s?(?:\||:|\\mid|\\colon|\\vert)\s?([^{}]{1,200})\\\}"
+)
+_RELATION = re.compile(r"[<>]|\\(?:le|ge|ne)(?![a-z])")
+_ANGLED = re.compile(r"\\langle(.*)\\rangle", re.DOTALL)
+_MATRIX = re.compile(r"\\begin\s?\{[pbB]?matrix\}(.*)\\end\s?\{[pbB]?matrix\}", re.DOTALL)
 _ASSIGNMENT = re.compile(r"([a-zA-Z]\w{0,10}|\\[a-z]{2,10})\s?=\s?([^=<>]+)")
 
 
@@ -29,11 +35,18 @@ class Structure:
         kind: ordered for tuples and intervals, unordered for lists of answers and sets.
         parts: their texts.
         brackets: the opening and closing bracket of an ordered structure.
+        names: of the parts, where each has its own, as in `x = 1, y = 2`.
     """
 
     kind: Kind
     parts: tuple[str, ...]
     brackets: str = ""
+    names: tuple[str, ...] = ()
+
+    def by_name(self) -> "Structure":
+        """The same with its parts in the order of their names."""
+        named = sorted(zip(self.names, self.parts, strict=True))
+        return replace(self, names=tuple(name for name, _ in named), parts=tuple(part for _, part in named))
 
 
 def read_structure(text: str) -> Structure | None:
@@ -41,6 +54,8 @@ def read_structure(text: str) -> Structure | None:
 
     `x = 1, x = 2` and `1 \pm 2` list two answers; `x = 1, y = 2` is the tuple (1, 2).
     """
+    if angled := _ANGLED.fullmatch(text):
+        return Structure(Kind.ORDERED, tuple(_split(angled.group(1))), "<>")
     opening, inside, closing = _split_brackets(text)
     if opening == "\\{":
         return Structure(Kind.UNORDERED, tuple(_all_answers(_split(inside))))
@@ -53,15 +68,38 @@ def read_structure(text: str) -> Structure | None:
         names = [match.group(1) for match in assignments if match]
         values = tuple(match.group(2).strip() for match in assignments if match)
         if len(set(names)) == len(names):
-            return Structure(Kind.ORDERED, values, "()")
+            return Structure(Kind.ORDERED, values, "()", tuple(names))
         if len(set(names)) == 1:
             parts = list(values)
     answers = list(_all_answers(parts))
     return Structure(Kind.UNORDERED, tuple(answers)) if len(answers) > 1 else None
 
 
+def read_union(text: str) -> Structure | None:
+    r"""The sets that are joined in `A \cup B`; None if there is only one."""
+    parts = tuple(part.strip() for part in text.split("\\cup"))
+    return Structure(Kind.UNORDERED, parts) if len(parts) > 1 and all(parts) else None
+
+
+def as_tuple(text: str) -> str:
+    r"""`(a, b)` for a row, a column or `\langle a, b \rangle`; other text as it is."""
+    angled = _ANGLED.fullmatch(text)
+    if angled:
+        return f"({angled.group(1).strip()})"
+    matrix = _MATRIX.fullmatch(text)
+    if matrix is None:
+        return text
+    rows = [[entry.strip() for entry in row.split("&")] for row in matrix.group(1).split("\\\\") if row.strip()]
+    if len(rows) == 1 or all(len(row) == 1 for row in rows):
+        return f"({','.join(entry for row in rows for entry in row)})"
+    return text
+
+
 def without_name(text: str) -> str:
-    r"""The value in `x = value`, `f(x) = value`, `(x, y) = value` or `x \in value`; other text as it is."""
+    r"""The value in `x = value`, `f(x) = value`, `(x, y) = value`, `x \in value`, `\{x : value\}`; or the whole."""
+    builder = _SET_BUILDER.fullmatch(text)
+    if builder and _RELATION.search(builder.group(2)):
+        return builder.group(2).strip()
     named = re.fullmatch(
         r"(?:\\angle\s?)?(?:[a-zA-Z]{1,4}|\\[a-z]{2,10})(?:\([a-zA-Z](?:\s?,\s?[a-zA-Z]){0,3}\))?\s?(?:=|\\in\b)\s?([^=<>]+)"
         r"|\([a-zA-Z](?:\s?,\s?[a-zA-Z]){1,3}\)\s?(?:=|\\in\b)\s?([^=<>]+)",

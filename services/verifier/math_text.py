@@ -1,10 +1,12 @@
 r"""Normal form of an answer's text: one spelling for the many ways to typeset the same thing. Pure, linear.
 
-Policies that live here: units and currencies are dropped, not compared; degree signs are dropped; `\text{or}` and
-`\text{and}` separate answers; a condition such as `, k \in \mathbb{Z}` is dropped.
+Policies that live here: units are taken off, and currencies dropped; degree signs are dropped, but mean degrees in a
+sine; `\text{or}` and `\text{and}` separate answers; a condition such as `, k \in \mathbb{Z}` is dropped.
 """
 
 import re
+from functools import partial
+from typing import NamedTuple
 
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 
@@ -18,10 +20,16 @@ _REPLACEMENTS = [
         (r"(?<!\\)\\ |~|\u00a0", " "),
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
         (r"\\(?:text|math)(?:bf|it|rm|sf|tt|normal)(?![a-zA-Z])|\\(?:mbox|operatorname\*?)(?![a-zA-Z])", r"\\text"),
+        (
+            r"(\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])\s{0,4}[({]?\s{0,4})(\d{1,20}(?:\.\d{1,20})?)"
+            r"\s{0,4}(?:\^\s{0,4}(?:\{\s{0,4}\\circ\s{0,4}\}|\\circ(?![a-zA-Z]))|\\degree(?![a-zA-Z])|°)",
+            r"\1\\frac{\2\\pi}{180}",
+        ),
         (r"\^\s{0,4}(?:\{\s{0,4}\\circ\s{0,4}\}|\\circ(?![a-zA-Z]))|\\degree(?![a-zA-Z])|°", ""),
         (r"\\(?:leq|leqslant)(?![a-zA-Z])|≤", r"\\le "),
         (r"\\(?:geq|geqslant)(?![a-zA-Z])|≥", r"\\ge "),
         (r"\\(?:varnothing)(?![a-zA-Z])|\\\{\s{0,8}\\\}|∅", r"\\emptyset"),
+        (r"\.\.\.|…|\\dots(?![a-zA-Z])", r"\\ldots "),
         (r"−|–", "-"),
         (r"×", r"\\times "),
         (r"π", r"\\pi "),
@@ -44,6 +52,8 @@ _MATH_WORDS = {
     "pi", "sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh",
     "log", "ln", "exp", "or", "and", "choose", "mod", "infty", "am", "pm",
 }  # fmt: skip
+_UNIT_LETTERS = frozenset("mgshLNJWVK")
+_NO_BRACES = str.maketrans("", "", "{}^")
 _NUMBER_WORDS = {
     "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
     "ten": "10", "eleven": "11", "twelve": "12", "sixteen": "16",
@@ -68,19 +78,37 @@ def plain_text(answer: str) -> str | None:
     return " ".join(words.lower().strip("(). ").split())
 
 
-def normalise(answer: str) -> str:
-    """The formula of an answer in its normal spelling."""
+class Normal(NamedTuple):
+    """An answer in its normal spelling.
+
+    Attributes:
+        formula: without units.
+        unit: what was taken off as units, in lower case and singular; empty for none.
+    """
+
+    formula: str
+    unit: str
+
+
+def normalise(answer: str) -> Normal:
+    """The normal spelling of an answer."""
     text = _strip_wrappers(answer)
     for pattern, replacement in _REPLACEMENTS:
         text = pattern.sub(replacement, text)
     text = _CONDITION.sub("", _CONDITION_IN_WORDS.sub("", text))
+    units: list[str] = []
     whole = _WHOLE_TEXT.fullmatch(text)
-    text = whole.group(1) if whole else _TEXT.sub(_without_text, text)
+    text = whole.group(1) if whole else _TEXT.sub(partial(_without_text, units), text)
     text = _join_words(" ".join(text.split()))
     trailing = _TRAILING_WORDS.search(text)
     if trailing and _MATH_WORDS.isdisjoint(trailing.group("words").lower().split()):
+        units.append(trailing.group())
         text = text[: trailing.start()]
-    return text.strip().rstrip(".,;").strip()
+    return Normal(text.strip().rstrip(".,;").strip(), " ".join(map(_unit, units)))
+
+
+def _unit(words: str) -> str:
+    return " ".join(word.strip(".").removesuffix("s") or word for word in words.lower().translate(_NO_BRACES).split())
 
 
 def _strip_wrappers(text: str) -> str:
@@ -93,7 +121,8 @@ def _strip_wrappers(text: str) -> str:
     return text
 
 
-def _without_text(match: re.Match[str]) -> str:
+def _without_text(units: list[str], match: re.Match[str]) -> str:
+    """What a `\\text{…}` stands for; units are noted and left out."""
     words = match.group(1).strip().lower().strip(".")
     if words in ("or", "and"):
         return ","
@@ -103,11 +132,14 @@ def _without_text(match: re.Match[str]) -> str:
         return " " + words.replace(".", "")
     if words in _NUMBER_WORDS:
         return _NUMBER_WORDS[words]
-    if words.isdigit() or len(words) == 1:
-        return words
     before = match.string[: match.start()].rstrip()
-    is_unit = bool(before) and (before[-1].isalnum() or before[-1] in "})%")
-    return " " if is_unit else match.group(0)
+    follows = bool(before) and (before[-1].isalnum() or before[-1] in "})%")
+    if words.isdigit() or (len(words) == 1 and not (follows and match.group(1).strip() in _UNIT_LETTERS)):
+        return words
+    if not follows:
+        return match.group(0)
+    units.append(words + (match.group(2) or ""))
+    return " "
 
 
 def _join_words(text: str) -> str:

@@ -2,8 +2,8 @@
 
 It reads requests from the socket that is its standard input and answers each before it reads the next:
 `{"response"}` gives `{"answer"}` (null if there is none), `{"gold", "answer"}` gives `{"equivalent"}`. It bounds its
-memory and leaves time to the verifier, which kills it at a request's deadline: no other way stops a computation inside
-SymPy for sure.
+memory, locks itself down once its libraries are loaded, and leaves time to the verifier, which kills it at a request's
+deadline: no other way stops a computation inside SymPy for sure.
 """
 
 import json
@@ -16,31 +16,44 @@ from typing import Any
 from services.verifier.answer_extraction import extract_answer
 from services.verifier.frames import HEADER, frame
 from services.verifier.math_equivalence import equivalent
+from services.verifier.math_policy import MathPolicy
 from services.verifier.sandbox.inside import libc
+from services.verifier.sandbox.inside.confinement import confine_worker
 
 _SOCKET = 0
 
+# Loads what the libraries load late, before the first deadline runs and while files can be read.
+_WARM_UP = (
+    ("x+1", "1+x"),
+    ("(0,1)", "0<x<1"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1\\x\end{pmatrix}"),
+)
+
 
 def main() -> None:
-    """Serve until the verifier closes the socket; the first argument bounds the address space, in bytes."""
+    """Serve until the verifier closes the socket.
+
+    Arguments: the bound of the address space, in bytes; the isolation level; the policy as JSON.
+    """
     libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
-    memory_bytes = int(sys.argv[1])
+    memory_bytes, level, policy = int(sys.argv[1]), int(sys.argv[2]), MathPolicy(**json.loads(sys.argv[3]))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    equivalent("x+1", "1+x")  # loads what the libraries load late, before the first deadline runs
+    for gold, answer in _WARM_UP:
+        equivalent(gold, answer)
+    confine_worker(level)
     _send({"ready": True})
     while (header := _read(HEADER.size)) is not None:
         body = _read(*HEADER.unpack(header))
         if body is None:
             return
-        _send(_answer(json.loads(body)))
+        _send(_answer(json.loads(body), policy))
 
 
-def _answer(request: dict[str, str]) -> dict[str, Any]:
+def _answer(request: dict[str, str], policy: MathPolicy) -> dict[str, Any]:
     try:
         if "response" in request:
             return {"answer": extract_answer(request["response"])}
-        return {"equivalent": equivalent(request["gold"], request["answer"])}
+        return {"equivalent": equivalent(request["gold"], request["answer"], policy)}
     except MemoryError:
         return {"failed": "memory"}
 

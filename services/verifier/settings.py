@@ -17,6 +17,15 @@ class VerifierSettings(ServiceSettings):
     math_memory_bytes: int = Field(
         default=512 << 20, ge=256 << 20, description="address space of a math worker, its libraries included"
     )
+    math_units: Literal["ignored", "compared"] = Field(
+        default="ignored", description="units after a number; compared: a gold with a unit wants the same unit"
+    )
+    math_percent: Literal["either", "hundredths"] = Field(
+        default="either", description="50% equals 50 and 0.5, or 0.5 only"
+    )
+    math_vectors: Literal["distinct", "tuples"] = Field(
+        default="distinct", description="whether a row, a column or <a, b> may stand for the tuple (a, b)"
+    )
     code_workers: int = Field(
         default=2, ge=1, le=256, description="tests of programs that run at full priority; about one a core"
     )
@@ -44,6 +53,14 @@ class VerifierSettings(ServiceSettings):
     max_waiting_trees: int = Field(
         default=1024, ge=1, description="graded trees that wait for the trainer, above which no tree is taken"
     )
-    max_gradings: int = Field(
-        default=1024, ge=1, description="responses that clients may have under way; more are refused at once"
+    graders: tuple[str, ...] = Field(
+        default=(),
+        description="graders of your own that requests may name: entry points of `treerl.graders`, or module:function",
     )
+    cache_bytes: int = Field(
+        default=64 << 20, ge=0, description="memory for judgements that are kept for equal answers; 0 keeps none"
+    )
+    max_running_gradings: int = Field(
+        default=64, ge=1, description="responses of callers graded at once; clients take turns for the rest"
+    )
+    max_waiting_calls: int = Field(default=256, ge=0, description="calls that wait for their turn; more are refused")

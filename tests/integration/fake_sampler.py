@@ -5,7 +5,7 @@ It invents responses instead of sampling them, but states their true log-probabi
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +58,7 @@ class FakeSampler(SamplerServiceServicer):
     """Serves LoadCheckpoint and turns prompts into graded trees.
 
     Attributes:
+        name: of this sampler, as its trees say.
         served: tree ids in the order in which they were graded.
         versions: versions that were loaded.
         stale: loads are acknowledged but the old weights stay, as a broken engine would do.
@@ -68,11 +69,17 @@ class FakeSampler(SamplerServiceServicer):
         held_back: tree ids that are never answered.
         poisoned: tree ids that are given up.
         refusals: loads that are still to be answered with UNAVAILABLE, as by a process that is starting.
+        drains: loads wait until every prompt that was asked for is answered.
+        outdated: tree ids that are sampled by the weights of version 0, whatever is asked.
+        uniform: whether all leaves of a tree of that id are to be correct.
     """
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, name: str = "fake") -> None:
         self._model: Any = AutoModelForCausalLM.from_pretrained(model)
         self._version = 0
+        self._first_model = self._model
+        self._answered = asyncio.Event()
+        self.name = name
         self.served: list[str] = []
         self.versions: list[int] = []
         self.stale = False
@@ -83,6 +90,9 @@ class FakeSampler(SamplerServiceServicer):
         self.held_back: set[str] = set()
         self.poisoned: set[str] = set()
         self.refusals = 0
+        self.drains = False
+        self.outdated: set[str] = set()
+        self.uniform: Callable[[str], bool] = lambda tree_id: False
 
     async def LoadCheckpoint(self, request: pb.LoadCheckpointRequest, context: Any) -> pb.LoadCheckpointResponse:
         if self.refusals:
@@ -91,13 +101,15 @@ class FakeSampler(SamplerServiceServicer):
         if self.complaint:
             await context.abort(grpc.StatusCode.DATA_LOSS, self.complaint)
         self.in_flight.append(request.in_flight)
+        if self.drains:
+            await self._answered.wait()
         weights = published_weights.read(Path(request.location))
         if not self.stale:
             self._model = AutoModelForCausalLM.from_pretrained(request.location)
         differences = [
             abs(ours - theirs)
             for canary in weights.canaries
-            for ours, theirs in zip(self._logprobs(canary.token_ids), canary.logprobs, strict=True)
+            for ours, theirs in zip(_logprobs(self._model, canary.token_ids), canary.logprobs, strict=True)
         ]
         self._version = request.policy_version
         self.versions.append(self._version)
@@ -111,10 +123,15 @@ class FakeSampler(SamplerServiceServicer):
 
     async def work(self, redis_url: str, run: str) -> None:
         """Answer the prompts of a run for ever."""
-        streams = Streams(await connect(redis_url), run, "fake")
+        streams = Streams(await connect(redis_url), run, self.name)
         await streams.create()
         while True:
-            for entry in await streams.read(PROMPTS, 8):
+            entries = await streams.read(PROMPTS, 8)
+            if entries:
+                self._answered.clear()
+            else:
+                self._answered.set()
+            for entry in entries:
                 request = codec.decode_request(codec.parse(tree_pb2.TreeRequest, entry.payload))
                 if request.tree_id in self.held_back:
                     continue
@@ -130,15 +147,23 @@ class FakeSampler(SamplerServiceServicer):
     def tree(self, request: TreeRequest) -> Tree:
         """A tree of random tokens for a request: the same one for the same seed and weights."""
         rng = random.Random(f"{request.tree_id} {request.sampling.seed}")
-        search = request.search
+        search, outdated = request.search, request.tree_id in self.outdated
+        version, model = (0, self._first_model) if outdated else (self._version, self._model)
         branches: list[Branch] = []
         for _ in range(search.chains):
             chain = self._branch(rng, branches, None, 0)
             for _ in range(search.forks * search.rounds * search.branches):
                 self._branch(rng, branches, chain, rng.randrange(1, chain.end))
         prompt = tuple(rng.randrange(1, VOCABULARY) for _ in range(4))
-        scored = [replace(b, logprobs=self._branch_logprobs(prompt, branches, b)) for b in branches]
-        return Tree(request.tree_id, request.problem, search, request.sampling, prompt, tuple(scored), 0.01)
+        told = []
+        for branch in branches:
+            logprobs = _logprobs(model, (*prompt, *path_tokens(branches, branch.id)))[-len(branch.token_ids) :]
+            span = VersionSpan(version, len(branch.token_ids))
+            verdict = Verdict(Outcome.CORRECT, "", 0.1) if self.uniform(request.tree_id) else branch.verdict
+            told.append(replace(branch, logprobs=logprobs, versions=(span,), verdict=verdict))
+        return Tree(
+            request.tree_id, request.problem, search, request.sampling, prompt, tuple(told), 0.01, sampler=self.name
+        )
 
     def _branch(self, rng: random.Random, branches: list[Branch], parent: Branch | None, fork_index: int) -> Branch:
         tokens = tuple(rng.randrange(1, VOCABULARY) for _ in range(rng.randrange(2, 8)))
@@ -148,9 +173,9 @@ class FakeSampler(SamplerServiceServicer):
             parent_id=None if parent is None else parent.id,
             fork_index=fork_index,
             token_ids=tokens,
-            logprobs=(0.0,) * len(tokens),
+            logprobs=(),
             entropies=(),
-            versions=(VersionSpan(self._version, len(tokens)),),
+            versions=(),
             finish_reason=FinishReason.STOP,
             response_text="",
             verdict=Verdict(outcome, "", 0.1),
@@ -158,14 +183,12 @@ class FakeSampler(SamplerServiceServicer):
         branches.append(branch)
         return branch
 
-    def _branch_logprobs(self, prompt: Sequence[int], branches: Sequence[Branch], branch: Branch) -> tuple[float, ...]:
-        return self._logprobs((*prompt, *path_tokens(branches, branch.id)))[-len(branch.token_ids) :]
 
-    @torch.no_grad()
-    def _logprobs(self, token_ids: Sequence[int]) -> tuple[float, ...]:
-        ids = torch.tensor([token_ids])
-        logprobs = self._model(ids).logits[0, :-1].log_softmax(-1)
-        return tuple(logprobs.gather(-1, ids[0, 1:, None])[:, 0].tolist())
+@torch.no_grad()
+def _logprobs(model: Any, token_ids: Sequence[int]) -> tuple[float, ...]:
+    ids = torch.tensor([token_ids])
+    logprobs = model(ids).logits[0, :-1].log_softmax(-1)
+    return tuple(logprobs.gather(-1, ids[0, 1:, None])[:, 0].tolist())
 
 
 @asynccontextmanager

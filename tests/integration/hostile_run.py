@@ -61,15 +61,15 @@ def allow_no_more_than(strongest: IsolationLevel) -> None:
     """Make this machine one that has no stronger isolation."""
     start = Zygote.start
 
-    async def start_if_allowed(level: IsolationLevel) -> Zygote:
+    async def start_if_allowed(level: IsolationLevel, grader: str = "") -> Zygote:
         if level > strongest:
             raise IsolationRefusedError("not on this machine")
-        return await start(level)
+        return await start(level, grader)
 
     Zygote.start = start_if_allowed  # type: ignore[method-assign]
 
 
-async def no_math(pool: MathPool) -> None:
+async def no_math(pool: MathPool, level: IsolationLevel) -> None:
     """No program needs it, and a borrowed interpreter may lack its libraries."""
 
 

@@ -32,7 +32,7 @@ async def test_what_does_not_fit_waits_and_what_cannot_wait_is_refused_with_a_hi
         async with asyncio.timeout(20):
             while REGISTRY.get_sample_value("treerl_calls_waiting") != 1:
                 await asyncio.sleep(0.005)
-        with pytest.raises(aio.AioRpcError, match="1 calls wait to sample, as many as may: try again in") as raised:
+        with pytest.raises(aio.AioRpcError, match="1 calls wait, as many as may: try again in") as raised:
             await service.stub.Generate(generate_request(2))
         assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert retry_after_s(raised.value) == pytest.approx((2 + 2) / 4)  # no call has ended: one second is assumed

@@ -15,7 +15,7 @@ import torch
 from grpc import aio
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from services.common import codec
+from services.common import codec, problem_codec
 from services.common.published_weights import Canary, PublishedWeights, publish
 from services.demo.tokenizer import build_tokenizer
 from tests.builders import PROBLEM, SAMPLING
@@ -168,7 +168,7 @@ async def test_a_kill_in_the_middle_of_a_load_leads_back_to_the_last_good_weight
     assert raised.value.code() is grpc.StatusCode.DATA_LOSS
     started = await sampler.stub.Generate(
         pb.GenerateRequest(
-            problem=codec.encode_problem(PROBLEM), sampling=codec.encode_sampling(SAMPLING), num_chains=1
+            problem=problem_codec.encode_problem(PROBLEM), sampling=codec.encode_sampling(SAMPLING), num_chains=1
         )
     )
     assert {span.policy_version for branch in started.tree.branches for span in branch.versions} == {1}

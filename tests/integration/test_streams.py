@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from services.common import metrics
 from services.common import streams as streams_module
 from services.common.errors import InvalidRequestError, NotReadyError, TreerlError, UnavailableError
 from services.common.stage import Stage
@@ -294,3 +295,26 @@ async def test_a_reset_forgets_an_earlier_run_and_its_workers_carry_on(run: Call
 async def test_no_server_is_one_clear_error() -> None:
     with pytest.raises(UnavailableError, match="no Redis answers at redis://127.0.0.1:1/0"):
         await connect("redis://127.0.0.1:1/0")
+
+
+async def test_the_oldest_entry_ages_until_it_is_done(run: Callable[[str], Streams]) -> None:
+    worker = run("worker")
+    await worker.measure(PROMPTS)
+    assert metrics.STREAM_OLDEST_SECONDS.labels(PROMPTS)._value.get() == 0
+    await run("trainer").enqueue("step-1", batch(1))
+    (entry,) = await worker.read(PROMPTS, 1)
+    await asyncio.sleep(0.01)
+    await worker.measure(PROMPTS)
+    assert metrics.STREAM_OLDEST_SECONDS.labels(PROMPTS)._value.get() >= 0.01
+    await worker.complete(PROMPTS, entry, TREES, b"tree")
+    await worker.measure(PROMPTS)
+    assert metrics.STREAM_OLDEST_SECONDS.labels(PROMPTS)._value.get() == 0
+
+
+async def test_entries_that_were_given_up_are_counted(run: Callable[[str], Streams]) -> None:
+    worker = run("worker")
+    await run("trainer").enqueue("step-1", batch(2))
+    for entry in await worker.read(PROMPTS, 2):
+        await worker.bury(PROMPTS, entry, "no reason")
+    await worker.measure(PROMPTS)
+    assert metrics.DEAD_LETTERS._value.get() == 2

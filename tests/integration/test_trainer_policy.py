@@ -1,26 +1,22 @@
 """The policy in a real DeepSpeed engine, against plain PyTorch."""
 
-import random
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from structlog.testing import capture_logs
 from transformers import AutoModelForCausalLM, MambaConfig
 
 from services.common.errors import CheckpointError, ConfigurationError
-from services.common.settings import load_settings
-from services.common.verdict import Outcome, Verdict
-from services.trainer.advantages import WeightedTree, weigh_tree
+from services.trainer.advantages import WeightedTree
+from services.trainer.language_model import load_model, recompute_layers
 from services.trainer.packing import LossMean, pack
-from services.trainer.policy import Policy, UpdateResult
+from services.trainer.policy import UpdateResult
 from services.trainer.rows import Packing, Row, tree_rows
-from services.trainer.settings import TrainerSettings
-from tests.builders import random_tree
 from tests.integration.fake_sampler import VOCABULARY, write_tiny_model
+from tests.integration.small_runs import LEARNING_RATE, make_policy, train, two_minibatches, weights
 
 # DeepSpeed and torch.distributed use parts of torch that torch has deprecated.
 pytestmark = [
@@ -40,41 +36,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def minibatches() -> list[list[WeightedTree]]:
-    """Two minibatches; one tree of each teaches nothing, because all its leaves are right."""
-    rng = random.Random(0)
-    step = [random_tree(rng, VOCABULARY, forks) for forks in (0, 2, 3, 0, 2, 3)]
-    for silent in (1, 4):
-        step[silent] = step[silent].with_verdicts([Verdict(Outcome.CORRECT, "", 0.0)] * len(step[silent].branches))
-    weighted = [weigh_tree(tree, "treerl") for tree in step]
-    return [weighted[:3], weighted[3:]]
-
-
-def make_policy(model: Path, **changes: Any) -> Policy:
-    values: dict[str, Any] = {
-        "model": model,
-        "output_dir": model,
-        "train_data": model,
-        "samplers": ["a:1"],
-        "steps": 1,
-        "threads": 1,
-        "learning_rate": 1e-2,
-    }
-    return Policy(load_settings(TrainerSettings, **values | changes))
-
-
-def train(
-    policy: Policy, minibatches: list[list[WeightedTree]], token_budget: int, mean: LossMean = "token"
-) -> list[UpdateResult]:
-    rows = [[row for tree in trees for row in tree_rows(tree, policy.packing)] for trees in minibatches]
-    packed = [pack(of_minibatch, policy.packing, token_budget, mean) for of_minibatch in rows]
-    scores = [policy.score(batches) for batches in packed]
-    return [policy.update(batches, old) for batches, old in zip(packed, scores, strict=True)]
-
-
-def weights(policy: Policy, folder: Path) -> dict[str, torch.Tensor]:
-    folder.mkdir()
-    policy.write_model(folder)
-    return load_file(folder / "model.safetensors")
+    return two_minibatches()
 
 
 def train_plainly(
@@ -82,7 +44,7 @@ def train_plainly(
 ) -> tuple[dict[str, torch.Tensor], list[UpdateResult]]:
     """The same updates one response at a time in plain PyTorch."""
     module: Any = AutoModelForCausalLM.from_pretrained(model)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0)
     rows_of_minibatches = [[row for tree in trees for row in tree_rows(tree, "flat")] for trees in minibatches]
 
     def logprobs(row: Row) -> torch.Tensor:
@@ -163,6 +125,51 @@ def test_a_penalty_for_leaving_the_reference_equals_plain_pytorch(
     assert expected[1][1].grad_norm != pytest.approx(train_plainly(model, minibatches)[1][1].grad_norm, rel=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("zero_stage", "memory"),
+    [
+        (0, {"gradient_checkpointing": "layers"}),
+        (0, {"gradient_checkpointing": "layers", "packing": "flat"}),
+        (1, {"offload": "optimizer"}),
+        (2, {"offload": "optimizer"}),
+        (3, {"offload": "optimizer_and_weights", "gradient_checkpointing": "layers"}),
+    ],
+)
+def test_what_saves_memory_changes_no_update(
+    model: Path, minibatches: list[list[WeightedTree]], tmp_path: Path, zero_stage: int, memory: dict[str, Any]
+) -> None:
+    plain = make_policy(model, zero_stage=zero_stage, packing=memory.get("packing", "tree"))
+    saving = make_policy(model, zero_stage=zero_stage, **memory)
+
+    results = [train(policy, minibatches, 64) for policy in (plain, saving)]
+
+    for expected, found in zip(*results, strict=True):
+        assert asdict(found) == pytest.approx(asdict(expected), rel=1e-6)
+    expected, found = weights(plain, tmp_path / "plain"), weights(saving, tmp_path / "saving")
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-4, msg=name)
+
+
+def test_layers_are_computed_again_in_the_backward_pass(model: Path) -> None:
+    module = load_model(model, torch.float32).eval()
+    computed = []
+    for layer in module.model.layers:
+        layer.mlp.register_forward_pre_hook(lambda *_: computed.append("layer"))
+    recompute_layers(module)
+
+    logits_bsv = module(input_ids=torch.tensor([[1, 2, 3]]), use_cache=False).logits
+    assert len(computed) == 2
+    logits_bsv.sum().backward()
+    assert len(computed) == 4
+
+
+def test_a_model_without_layers_to_compute_again_is_refused() -> None:
+    bare = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=0))
+
+    with pytest.raises(ConfigurationError, match="MambaForCausalLM has no layers that can be computed again"):
+        recompute_layers(bare)
+
+
 @pytest.mark.parametrize("kl_coefficient", [0.0, 0.1])
 def test_a_reference_is_kept_only_where_it_is_needed(
     model: Path, minibatches: list[list[WeightedTree]], kl_coefficient: float
@@ -171,7 +178,7 @@ def test_a_reference_is_kept_only_where_it_is_needed(
     batches = pack(tree_rows(minibatches[0][0], "tree"), "tree", 1000, "token")
 
     first = policy.score(batches)
-    policy.update(batches, first)
+    policy.update(batches, first, LEARNING_RATE)
     (second,) = policy.score(batches)
 
     if kl_coefficient:
@@ -234,6 +241,23 @@ def test_a_minibatch_without_weight_takes_no_step(
     assert result == UpdateResult(0.0, 0.0, 0.0, 0.0)
     after = weights(policy, tmp_path / "after")
     assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_the_learning_rate_is_that_of_each_update(
+    model: Path, minibatches: list[list[WeightedTree]], tmp_path: Path
+) -> None:
+    policy = make_policy(model)
+    batches = pack(tree_rows(minibatches[0][0], "tree"), "tree", 1000, "token")
+    scores = policy.score(batches)
+    written = []
+    for number, rate in enumerate([0.0, 1e-3, 0.0]):
+        policy.update(batches, scores, rate)
+        written.append(weights(policy, tmp_path / str(number))["model.norm.weight"])
+
+    assert torch.equal(written[0], torch.ones(32))
+    # whatever its gradient, Adam's first steps move a weight by about the rate
+    assert 0.5e-3 < (written[1] - written[0]).abs().max() < 1.1e-3
+    assert torch.equal(written[2], written[1])
 
 
 def test_sequence_logprobs_are_the_models(model: Path) -> None:

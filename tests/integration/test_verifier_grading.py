@@ -25,11 +25,14 @@ from services.verifier.grading import MIN_LIMITS, Grader
 from services.verifier.judgement import Judgement
 from services.verifier.math_equivalence import equivalent
 from services.verifier.settings import VerifierSettings
+from tests.latex_texts import PIECES
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SEVEN = Problem("seven", Domain.MATH, "3 + 4?", answer="7")
 DOUBLE = Problem("double", Domain.CODE, "Double x.", tests=CallTests(fn_name="f", cases=({"args": [4], "result": 8},)))
+NO_ANSWER = "no answer, in \\boxed{…}, after 'the answer is' or as the last formula or number, found in the response"
+NO_PROGRAM = "no program, in a block fenced as python, found in the response"
 TWICE, THRICE = "def f(x): return 2 * x\n", "def f(x): return 3 * x\n"
 
 
@@ -59,10 +62,10 @@ def tree_of(problem: Problem, responses: list[str]) -> Tree:
     [
         (SEVEN, r"so \boxed{7}", Outcome.CORRECT, "'7' equals '7'", "7"),
         (SEVEN, r"so \boxed{8}", Outcome.WRONG, "expected '7', got '8'", "8"),
-        (SEVEN, "no idea", Outcome.UNPARSED, "no answer found in the response", ""),
+        (SEVEN, "no idea", Outcome.UNPARSED, NO_ANSWER, ""),
         (DOUBLE, f"```python\n{TWICE}```", Outcome.CORRECT, "passed 1 cases", TWICE),
         (DOUBLE, f"```python\n{THRICE}```", Outcome.WRONG, "case 1 of 1: expected 8, got 12", THRICE),
-        (DOUBLE, "no idea", Outcome.UNPARSED, "no program found in the response", ""),
+        (DOUBLE, "no idea", Outcome.UNPARSED, NO_PROGRAM, ""),
     ],
 )
 async def test_verdicts(
@@ -83,6 +86,16 @@ async def test_no_math_answer_takes_longer_than_its_limit(grader: Grader, answer
     assert verdict.wall_ms < 4000
 
 
+async def test_any_text_gets_a_verdict_from_the_workers(grader: Grader) -> None:
+    """`TREERL_FUZZ` sets how many texts, as in the tests of the parts."""
+    rng = random.Random(0)
+    count = int(os.environ.get("TREERL_FUZZ", "300")) // 10
+    answers = ["".join(rng.choices(PIECES, k=rng.randrange(1, 30))) for _ in range(count)]
+    judged = asyncio.gather(*(grader.grade(SEVEN, rf"\boxed{{{answer}}}", Limits(0.5, 0, 0)) for answer in answers))
+    found = {verdict.outcome for verdict in await judged}
+    assert found <= {Outcome.CORRECT, Outcome.WRONG, Outcome.UNPARSED, Outcome.TIMEOUT, Outcome.MEMORY}
+
+
 async def test_a_timeout_costs_its_neighbours_nothing(grader: Grader) -> None:
     hostile = [grader.grade(SEVEN, r"\boxed{9^{9^{9^{9}}}}", Limits(0.5, 0, 0)) for _ in range(2)]
     benign = [grader.grade(SEVEN, rf"{i} \boxed{{7}}") for i in range(50)]
@@ -92,9 +105,12 @@ async def test_a_timeout_costs_its_neighbours_nothing(grader: Grader) -> None:
 
 
 async def test_killed_workers_change_no_verdict(grader: Grader) -> None:
-    problems = [(SEVEN, r"\boxed{7}"), (DOUBLE, "def f(x): return 2 * x")]
-    grading = [asyncio.create_task(grader.grade(*problems[i % 2])) for i in range(60)]
-    for _ in range(2):
+    # No two alike: each is judged.
+    answers = [
+        (SEVEN, rf"\boxed{{7 + {i} - {i}}}") if i % 2 else (DOUBLE, f"def f(x): return x + x  # {i}") for i in range(60)
+    ]
+    grading = [asyncio.create_task(grader.grade(*answer)) for answer in answers]
+    for _ in range(4):
         await asyncio.sleep(0.1)
         os.kill(random.choice(grader.process_ids), signal.SIGKILL)
     assert {verdict.outcome for verdict in await asyncio.gather(*grading)} == {Outcome.CORRECT}
@@ -109,7 +125,7 @@ async def test_workers_that_died_while_idle_cost_no_verdict(grader: Grader) -> N
         assert verdict.outcome is Outcome.CORRECT, verdict.reason
 
 
-async def test_the_same_answer_in_a_tree_is_judged_once(grader: Grader, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_same_answer_is_judged_once(grader: Grader, monkeypatch: pytest.MonkeyPatch) -> None:
     judged: list[str] = []
     judge = grader._judge
 
@@ -119,7 +135,9 @@ async def test_the_same_answer_in_a_tree_is_judged_once(grader: Grader, monkeypa
 
     monkeypatch.setattr(grader, "_judge", counting)
     responses = [r"a \boxed{7}", r"b \boxed{7}", r"c \boxed{8}", "none", r"d \boxed{8}"]
-    graded = await grader.grade_tree(tree_of(SEVEN, responses))
+    fresh = replace(SEVEN, answer="7.0")  # no other test asks for it
+    graded = await grader.grade_tree(tree_of(fresh, responses))
+    await grader.grade(fresh, r"later \boxed{7}")
     assert sorted(judged) == ["7", "8"]
     rewards = [branch.verdict and branch.verdict.reward for branch in graded.branches]
     assert rewards == [1, 1, 0, 0, 0]

@@ -13,15 +13,16 @@ import pytest_asyncio
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.common import codec
+from services.common import codec, problem_codec
 from services.common.grpc_server import GrpcServer
+from services.common.overload import patiently, retry_after_s
 from services.common.problem import CallTests, Domain, Problem
 from services.common.stage import Stage
 from services.common.streams import GRADED, PROMPTS, TREES, Streams, connect
 from services.common.tree import Branch, FinishReason, SamplingParameters, SearchParameters, Tree, VersionSpan
 from services.common.verdict import Outcome
 from services.verifier.grading import Grader
-from services.verifier.servicer import MAX_BATCH_IN_FLIGHT, SERVICE_NAME, VerifierServicer
+from services.verifier.servicer import MAX_BATCH_UNANSWERED, SERVICE_NAME, VerifierServicer
 from services.verifier.settings import VerifierSettings
 from services.verifier.worker import VerifierWorker
 from treerl.common.v1 import tree_pb2, verdict_pb2
@@ -30,7 +31,9 @@ from treerl.verifier.v1 import verifier_service_pb2_grpc as rpc
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SETTINGS = VerifierSettings(instance="test", max_gradings=4, math_workers=1, code_workers=1)
+SETTINGS = VerifierSettings(
+    instance="test", max_running_gradings=4, max_waiting_calls=2, math_workers=1, code_workers=1
+)
 TWICE = Problem(
     "twice",
     Domain.CODE,
@@ -68,7 +71,7 @@ def tree(*responses: str) -> Tree:
 
 
 def verify(response: str, limits: verdict_pb2.Limits | None = None) -> pb.VerifyRequest:
-    return pb.VerifyRequest(problem=codec.encode_problem(SEVEN), response=response, limits=limits)
+    return pb.VerifyRequest(problem=problem_codec.encode_problem(SEVEN), response=response, limits=limits)
 
 
 async def test_verify_grades_one_response(channel: aio.Channel) -> None:
@@ -82,7 +85,7 @@ async def test_verify_grades_one_response(channel: aio.Channel) -> None:
 async def test_results_of_tests_come_only_when_asked_for(channel: aio.Channel) -> None:
     stub: rpc.VerifierServiceAsyncStub = rpc.VerifierServiceStub(channel)
     request = pb.VerifyRequest(
-        problem=codec.encode_problem(TWICE),
+        problem=problem_codec.encode_problem(TWICE),
         response="def f(x): return 2 * x if x else 1 / x",
         limits=verdict_pb2.Limits(cases=verdict_pb2.CASES_ALL),
     )
@@ -102,12 +105,12 @@ async def test_verify_tree_grades_every_branch(channel: aio.Channel) -> None:
 
 async def test_a_batch_longer_than_the_window_is_answered_whole(channel: aio.Channel) -> None:
     stub: rpc.VerifierServiceAsyncStub = rpc.VerifierServiceStub(channel)
-    count = 3 * MAX_BATCH_IN_FLIGHT
+    count = 3 * MAX_BATCH_UNANSWERED
 
     async def requests() -> AsyncIterator[pb.VerifyBatchRequest]:
         for index in range(count):
             response = rf"\boxed{{{index % 10}}}"
-            yield pb.VerifyBatchRequest(index=index, problem=codec.encode_problem(SEVEN), response=response)
+            yield pb.VerifyBatchRequest(index=index, problem=problem_codec.encode_problem(SEVEN), response=response)
 
     answers = {answer.index: answer.verdict.outcome async for answer in stub.VerifyBatch(requests())}
     assert answers == {i: (1 if i % 10 == 7 else 2) for i in range(count)}
@@ -117,7 +120,7 @@ async def test_a_batch_answers_before_the_client_is_done(channel: aio.Channel) -
     stub: rpc.VerifierServiceAsyncStub = rpc.VerifierServiceStub(channel)
     call = stub.VerifyBatch()
     for index in range(3):
-        await call.write(pb.VerifyBatchRequest(index=index, problem=codec.encode_problem(SEVEN), response="7"))
+        await call.write(pb.VerifyBatchRequest(index=index, problem=problem_codec.encode_problem(SEVEN), response="7"))
         assert (await call.read()).index == index
     await call.done_writing()
     assert await call.read() is aio.EOF
@@ -127,7 +130,7 @@ async def test_a_malformed_request_ends_its_batch_with_a_reason(channel: aio.Cha
     stub: rpc.VerifierServiceAsyncStub = rpc.VerifierServiceStub(channel)
     call = stub.VerifyBatch()
     await call.write(pb.VerifyBatchRequest(response="7"))
-    with pytest.raises(aio.AioRpcError, match="expected MATH or CODE") as refused:
+    with pytest.raises(aio.AioRpcError, match="expected MATH, CODE or CUSTOM") as refused:
         await call.read()
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
@@ -136,7 +139,9 @@ async def test_a_malformed_request_ends_its_batch_with_a_reason(channel: aio.Cha
 async def test_bytes_that_are_no_request_end_their_batch_with_a_reason(channel: aio.Channel, before: int) -> None:
     call = channel.stream_stream(f"/{SERVICE_NAME}/VerifyBatch")()
     for _ in range(before):
-        await call.write(pb.VerifyBatchRequest(problem=codec.encode_problem(SEVEN), response="7").SerializeToString())
+        await call.write(
+            pb.VerifyBatchRequest(problem=problem_codec.encode_problem(SEVEN), response="7").SerializeToString()
+        )
     await call.write(b"\x0a\xff\xff")
     await call.done_writing()
     with pytest.raises(aio.AioRpcError, match="3 bytes are not the message that this method takes") as refused:
@@ -157,9 +162,50 @@ async def test_errors_say_what_to_do(channel: aio.Channel) -> None:
     with pytest.raises(aio.AioRpcError, match="expected 0.1 to 60") as refused:
         await stub.Verify(verify("7", verdict_pb2.Limits(wall_s=1e6)))
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    with pytest.raises(aio.AioRpcError, match="4 allowed") as overloaded:
-        await stub.VerifyTree(pb.VerifyTreeRequest(tree=codec.encode_tree(tree(*"12345"))))
-    assert overloaded.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_caller_that_finds_too_many_waiting_is_told_when_to_come_back(channel: aio.Channel) -> None:
+    stub: rpc.VerifierServiceAsyncStub = rpc.VerifierServiceStub(channel)
+
+    def sleeping(number: int) -> pb.VerifyRequest:
+        response = f"def f(x):\n    import time; time.sleep({5 + number}); return 2 * x"
+        return pb.VerifyRequest(problem=problem_codec.encode_problem(TWICE), response=response)
+
+    calls = [stub.Verify(sleeping(number)) for number in range(6)]  # four run, two wait
+    await asyncio.sleep(0.3)
+    with pytest.raises(aio.AioRpcError, match="2 calls wait, as many as may") as refused:
+        await stub.Verify(verify("7"))
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (retry_after_s(refused.value) or 0) > 0
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    answer = await patiently(lambda: stub.Verify(verify(r"\boxed{7}")))
+    assert codec.decode_verdict(answer.verdict).outcome is Outcome.CORRECT
+
+
+async def test_a_client_with_one_answer_waits_for_no_batch_of_another(grader: Grader) -> None:
+    servicer = VerifierServicer(VerifierSettings(instance="test", max_running_gradings=1))
+    servicer.attach(grader)
+    server = GrpcServer(SETTINGS, SERVICE_NAME)
+    rpc.add_VerifierServiceServicer_to_server(servicer, server.server)
+    async with server:
+        address = f"127.0.0.1:{server.port}"
+        private = [("grpc.use_local_subchannel_pool", 1)]  # else two channels of one process share a connection
+        async with aio.insecure_channel(address, private) as first, aio.insecure_channel(address, private) as second:
+            greedy: rpc.VerifierServiceAsyncStub = rpc.VerifierServiceStub(first)
+            modest: rpc.VerifierServiceAsyncStub = rpc.VerifierServiceStub(second)
+            ended: list[str] = []
+
+            async def ask(stub: "rpc.VerifierServiceAsyncStub", name: str) -> None:
+                await stub.Verify(verify(rf"\boxed{{x + {name}}}"))
+                ended.append(name)
+
+            asking = [asyncio.create_task(ask(greedy, str(number))) for number in range(30)]
+            await asyncio.sleep(0.02)
+            await ask(modest, "modest")
+            assert len(ended) < 30
+            await asyncio.gather(*asking)
 
 
 async def test_trees_go_from_stream_to_stream(grader: Grader, redis_server: str) -> None:

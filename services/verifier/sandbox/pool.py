@@ -1,6 +1,7 @@
 """A fixed number of zygotes that share the executions among them; a lost one is replaced."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from math import ceil
@@ -14,7 +15,15 @@ from services.verifier.sandbox.inside.profile import Profile
 from services.verifier.sandbox.isolation import IsolationLevel
 from services.verifier.sandbox.self_test import check_isolation
 from services.verifier.sandbox.turns import Turn, Turns
-from services.verifier.sandbox.zygote import IsolationRefusedError, Zygote, ZygoteLostError
+from services.verifier.sandbox.zygote import (
+    GraderUnloadableError,
+    IsolationRefusedError,
+    Zygote,
+    ZygoteLostError,
+)
+
+_ATTEMPTS = 6  # zygotes may be killed from outside, several times in a row; a program that kills them must end
+_STARTS = 3
 
 ResultT = TypeVar("ResultT")
 
@@ -22,18 +31,22 @@ ResultT = TypeVar("ResultT")
 class SandboxPool:
     """Runs programs in isolation, as strong as the machine allows and never weaker than asked for."""
 
-    def __init__(self, size: int, children_per_zygote: int, place_bytes: int, min_level: IsolationLevel) -> None:
+    def __init__(
+        self, size: int, children_per_zygote: int, place_bytes: int, min_level: IsolationLevel, grader: str = ""
+    ) -> None:
         """
         Args:
             size: zygotes, and tests that run at full priority.
             children_per_zygote: how many tests there may be for each zygote, those included that have run for long.
             place_bytes: memory that is reckoned for a test; one with a higher limit takes the place of several.
             min_level: weakest isolation that will do.
+            grader: `module:function` of the user's own grader, which requests of mode "grader" call.
         """
         self._size = size
         self._place_bytes = place_bytes
         self._min_level = min_level
         self._level = min_level
+        self._grader = grader
         self._turns = Turns(size, size * children_per_zygote)
         self._zygotes: set[Zygote] = set()
         self._replacing = asyncio.Lock()
@@ -52,7 +65,8 @@ class SandboxPool:
         """Find the strongest level that holds here and start the zygotes.
 
         Raises:
-            ConfigurationError: the machine does not allow the level asked for; says which layer failed and how.
+            ConfigurationError: the machine does not allow the level asked for, and says which layer failed and how;
+                or the grader cannot be imported.
         """
         refusals = []
         for level in sorted(IsolationLevel, reverse=True):
@@ -61,11 +75,13 @@ class SandboxPool:
             self._level = level
             try:
                 for _ in range(self._size):
-                    await self._start_zygote()
+                    await self._start_first_zygote()
             except (IsolationRefusedError, ExecutionLostError) as error:
                 refusals.append(f"{level.name.lower()}: {error}")
                 await self.close()
                 continue
+            except GraderUnloadableError as error:
+                raise ConfigurationError(f"the grader {self._grader} cannot be imported: {error}") from error
             return
         raise ConfigurationError(
             f"the sandbox cannot be isolated at level {self._min_level.name.lower()} here ({'; '.join(refusals)}); "
@@ -82,7 +98,7 @@ class SandboxPool:
         """Run Python code in a child.
 
         Raises:
-            ExecutionLostError: its zygote was lost, or it could not be locked down, and that twice.
+            ExecutionLostError: its zygote was lost, or it could not be locked down, and that again and again.
             RecursionError: the request is nested too deeply.
         """
         return await self._run(Execution(_encode(request), limits, stdin))
@@ -122,10 +138,10 @@ class SandboxPool:
         self, limits: Limits, children: int, use: Callable[[Zygote, Turn], Awaitable[ResultT]]
     ) -> ResultT:
         async with self._turns.take(children * ceil(limits.memory_bytes / self._place_bytes)) as turn:
-            try:
-                return await self._attempt(use, turn)
-            except ExecutionLostError:
-                return await self._attempt(use, turn)
+            for _ in range(_ATTEMPTS - 1):
+                with contextlib.suppress(ExecutionLostError):
+                    return await self._attempt(use, turn)
+            return await self._attempt(use, turn)
 
     async def _attempt(self, use: Callable[[Zygote, Turn], Awaitable[ResultT]], turn: Turn) -> ResultT:
         async with self._replacing:
@@ -134,7 +150,7 @@ class SandboxPool:
             while len(self._zygotes) < self._size:
                 try:
                     await self._start_zygote()
-                except IsolationRefusedError as error:
+                except (IsolationRefusedError, GraderUnloadableError) as error:
                     raise ZygoteLostError(str(error)) from error
         zygote = min(self._zygotes, key=lambda zygote: zygote.children)
         try:
@@ -149,8 +165,14 @@ class SandboxPool:
             metrics.GRADER_RESTARTS.labels("sandbox", "lost").inc()
             await zygote.close()
 
+    async def _start_first_zygote(self) -> None:
+        for _ in range(_STARTS - 1):
+            with contextlib.suppress(ZygoteLostError):  # perhaps it was killed from outside
+                return await self._start_zygote()
+        return await self._start_zygote()
+
     async def _start_zygote(self) -> None:
-        zygote = await Zygote.start(self._level)
+        zygote = await Zygote.start(self._level, self._grader)
         try:
             await check_isolation(zygote, self._level)
         except (IsolationRefusedError, ExecutionLostError):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from services.common import metrics
 from services.common.verdict import Limits
 from services.verifier.sandbox.bounded_reader import BoundedReader
 from services.verifier.sandbox.execution import Ended, Stop
@@ -77,6 +78,8 @@ class Supervisor:
         self.close()
         if cpu_s > self.limits.wall_s:  # the kernel's own limit, or its end, came before a look
             self._stop = self._stop or Stop.TIME
+        if self._stop is not None:
+            metrics.CHILD_KILLS.labels(self._stop.name.lower()).inc()
         return Ended(status, output, report, self._stop, self._loop.time() - self._started_s, cpu_s)
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from services.verifier.sandbox.own_time import OwnTime
 from services.verifier.sandbox.sealed_file import sealed_file
 from services.verifier.sandbox.supervisor import PATIENCE_S, Supervisor
 
-_START_S = 20.0
+_START_S = 60.0
 _GRACE_S = 5.0  # a zygote that has not answered so long after a child's last moment is taken for dead
 _MESSAGE_BYTES = 4096
 _SOURCE_ROOT = Path(__file__).parents[3]
@@ -41,6 +41,10 @@ class IsolationRefusedError(Exception):
     """The machine does not allow the isolation asked for; says which layer failed."""
 
 
+class GraderUnloadableError(Exception):
+    """The user's own grader cannot be imported; says why."""
+
+
 class Zygote:
     """A clean interpreter that forks a child for each execution."""
 
@@ -51,15 +55,20 @@ class Zygote:
         self._next_id = 0
 
     @classmethod
-    async def start(cls, level: IsolationLevel) -> "Zygote":
+    async def start(cls, level: IsolationLevel, grader: str = "") -> "Zygote":
         """Start one that confines its children at a level.
+
+        Args:
+            level: how far.
+            grader: `module:function` of the user's own grader, which children then can call; none if empty.
 
         Raises:
             IsolationRefusedError: a layer cannot be had here.
+            GraderUnloadableError: the grader cannot be imported.
             ZygoteLostError: it died before it was ready.
         """
         loop = asyncio.get_running_loop()
-        zygote = cls(*_spawn(level))
+        zygote = cls(*_spawn(level, grader))
         try:
             hello = await asyncio.wait_for(loop.sock_recv(zygote._control, _MESSAGE_BYTES), _START_S)
             answer = json.loads(hello) if hello else {}
@@ -70,6 +79,8 @@ class Zygote:
             await zygote.close()
             if "refused" in answer:
                 raise IsolationRefusedError(answer["refused"])
+            if "unloadable" in answer:
+                raise GraderUnloadableError(answer["unloadable"])
             raise ZygoteLostError("the sandbox's interpreter died at its start")
         loop.add_reader(zygote._control, zygote._receive)
         return zygote
@@ -218,12 +229,13 @@ class Zygote:
                 future.set_exception(ZygoteLostError("the sandbox's interpreter died"))
 
 
-def _spawn(level: IsolationLevel) -> tuple[subprocess.Popen[bytes], socket.socket]:
+def _spawn(level: IsolationLevel, grader: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Start the interpreter and return it with our end of its control socket."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     # A virtual environment's interpreter is only a link to this one, and would look for the environment.
     interpreter = getattr(sys, "_base_executable", sys.executable)
-    arguments = [str(theirs.fileno()), str(int(level)), str(_SOURCE_ROOT)]
+    preload = [grader, *map(os.path.abspath, sys.path)] if grader else []
+    arguments = [str(theirs.fileno()), str(int(level)), *preload, str(_SOURCE_ROOT)]
     with theirs:
         process = subprocess.Popen(
             [interpreter, "-I", "-S", "-E", "-X", "utf8", "-c", _BOOT, *arguments],
@@ -231,7 +243,7 @@ def _spawn(level: IsolationLevel) -> tuple[subprocess.Popen[bytes], socket.socke
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
-            env={},
+            env={"OMP_NUM_THREADS": "1"} if grader else {},  # its libraries start no threads before the fork
             cwd="/",
             process_group=0,  # no session of its own: the kernel may share cores out by session first, then by niceness
         )

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.common import codec
+from services.common import codec, problem_codec
 from services.common.errors import InvalidRequestError
 from services.common.problem import (
     AssertTests,
@@ -41,13 +41,15 @@ PROBLEMS = [
         "w", Domain.CODE, "echo", tests=StdinTests(cases=(StdinCase(input="", output=""),), checker="x", language="cpp")
     ),
     Problem("a", Domain.CODE, "f", tests=AssertTests(code="assert f(1) == 2")),
+    Problem("g", Domain.CUSTOM, "As JSON.", grader="module:function", gold={"a": [1, None]}),
+    Problem("n", Domain.CUSTOM, "Be polite.", grader="polite"),
 ]
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.id)
 def test_a_problem_survives_protobuf_and_json(problem: Problem) -> None:
-    wire = codec.encode_problem(problem).SerializeToString()
-    assert codec.decode_problem(codec.parse(problem_pb2.Problem, wire)) == problem
+    wire = problem_codec.encode_problem(problem).SerializeToString()
+    assert problem_codec.decode_problem(codec.parse(problem_pb2.Problem, wire)) == problem
     assert parse_problem(problem_row(problem)) == problem
 
 
@@ -114,7 +116,9 @@ def test_tests_that_are_nested_too_deeply_are_refused(depth: int) -> None:
     deep = problem_pb2.CallTests.Case(args_json="[" * depth + "]" * depth, result_json="1")
     tests = problem_pb2.CodeTests(call=problem_pb2.CallTests(fn_name="f", cases=[deep]))
     with pytest.raises(InvalidRequestError, match="nested more than 100 deep|recursion depth"):
-        codec.decode_problem(problem_pb2.Problem(id="p", domain=problem_pb2.DOMAIN_CODE, prompt="p", tests=tests))
+        problem_codec.decode_problem(
+            problem_pb2.Problem(id="p", domain=problem_pb2.DOMAIN_CODE, prompt="p", tests=tests)
+        )
 
 
 def test_a_tree_that_is_none_is_refused() -> None:

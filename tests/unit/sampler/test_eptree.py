@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import REGISTRY
 
+from services.common import metrics
 from services.common.errors import InvalidRequestError
 from services.common.tree import ForkSelection, SearchParameters, Tree, check_tree, in_canonical_order, path_tokens
 from services.sampler.engine import Completion, CompletionRequest
@@ -163,7 +163,7 @@ async def test_an_impossible_fork_is_refused_with_the_reason(branch_id: int, pos
 
 def test_every_fork_is_counted_by_class_and_selection_with_its_surprisal() -> None:
     def counted(name: str, **labels: str) -> float:
-        return REGISTRY.get_sample_value(name, labels) or 0.0
+        return metrics.SAMPLER.get_sample_value(name, labels) or 0.0
 
     labels = {"token_class": "digit", "selection": "random"}
     forks = counted("treerl_fork_tokens_total", **labels)

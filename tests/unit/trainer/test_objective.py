@@ -89,6 +89,9 @@ def shared_batch(engine_logprobs: Sequence[float], weights: Sequence[float]) -> 
         first_n=np.array([0, 0, 1]),
         past_n=np.array([2, 1, 2]),
         share_m=np.array([0.25, 0.25]),
+        version_n=np.array([0, 0, 0]),
+        row_n=np.array([0, 0, 0]),
+        samplers=("",),
     )
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from services.verifier.math_equivalence import equivalent
+from services.verifier.math_policy import MathPolicy
 
 SAME = [
     ("2500", "2,500"),
@@ -45,6 +46,31 @@ SAME = [
     (r"e^{i\pi/2}", "i"),
     ("2:45", r"2\!:\!45"),
     (r"\emptyset", r"\{\}"),
+    ("1,000,000", "10^6"),
+    ("10^6", "1,000,000"),
+    (r"(-\infty,1)\cup(3,\infty)", r"x<1 \text{ or } x>3"),
+    (r"x<1 \text{ or } x>3", r"(3,\infty)\cup(-\infty,1)"),
+    (r"(1,\infty)", r"\{x \mid x > 1\}"),
+    (r"\{x \in \mathbb{R} : x \le 2\}", r"(-\infty, 2]"),
+    (r"\frac13", r"0.333\ldots"),
+    (r"\frac13", "0.333..."),
+    (r"\frac13", r"0.\dot{3}"),
+    (r"\frac13", "0.(3)"),
+    (r"\frac{1}{7}", r"0.\dot{1}4285\dot{7}"),
+    (r"\frac16", r"0.1666\ldots"),
+    (r"8\text{ m}", "8"),
+    ("8", r"8\text{ m}^2"),
+    (r"12\text{ hours}", r"12\text{ h}"),
+    ("A", r"\text{(A) } 5"),
+    ("A", "A. five"),
+    ("(A)", "A: 5"),
+    ("5/2", "2 1/2"),
+    (r"\frac12", r"\sin 30^\circ"),
+    (r"\frac12", r"\cos(60^{\circ})"),
+    ("x=1, y=2", "y=2, x=1"),
+    (r"\langle 1,2 \rangle", r"\langle 1, 2\rangle"),
+    (r"\frac 1 2", "0.5"),
+    (r"\triangle ABC", r"$\triangle ABC$"),
 ]
 DIFFERENT = [
     ("2,500", "500"),
@@ -79,6 +105,60 @@ DIFFERENT = [
     ("5", r"\text{any number}"),
     ("5", "nan"),
     (r"\frac{1}{0}", r"\frac{2}{0}"),
+    ("1,000,000", "10^5"),
+    ("1,000", "1, 0"),
+    (r"(-\infty,1)\cup(3,\infty)", "x<1, x<3"),
+    (r"(-\infty,1)\cup(3,\infty)", r"x \le 1 \text{ or } x>3"),
+    (r"(-\infty,1)\cup(3,\infty)", "x<1"),
+    ("x<1", r"(-\infty,1)\cup(3,\infty)"),
+    (r"(1,\infty)", r"\{x \mid x > 2\}"),
+    (r"\frac13", "0.33..."),
+    (r"\frac13", r"0.34\ldots"),
+    (r"\frac13", r"0.\dot{3}4"),
+    (r"0.\overline{3}", "0.(4)"),
+    (r"\pi", r"3.14159\ldots"),
+    ("A", "B. A"),
+    ("A", r"\text{(B) } A"),
+    ("5/2", "2 3/2"),
+    ("5/2", "21/2"),
+    (r"\frac12", r"\sin 30"),
+    (r"\frac12", r"\sin 60^\circ"),
+    ("x=1, y=2", "y=1, x=2"),
+    ("x=1, y=2", "a=1, b=2"),
+    ("(1,2)", r"\begin{pmatrix}1\\2\end{pmatrix}"),
+    ("(1,2)", r"\langle 1,2\rangle"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1&2\end{pmatrix}"),
+    (r"\{1,2,3\}", r"\{1,2\}"),
+    (r"\{1,2\}", r"\{1,2,3\}"),
+    ("1:2", r"\frac12"),
+    ("5", "2 3"),
+    ("1", "1 1/2"),
+    ("6", "2 3"),
+]
+POLICIES = [
+    (MathPolicy(units="compared"), r"8\text{ cm}", r"8\text{ cm}", True),
+    (MathPolicy(units="compared"), r"8\text{ cm}", r"8\text{ kg}", False),
+    (MathPolicy(units="compared"), r"8\text{ cm}", "8", False),
+    (MathPolicy(units="compared"), r"8\text{ cm}", "8 cm", True),
+    (MathPolicy(units="compared"), r"8\text{ cm}^2", r"8\text{ cm}", False),
+    (MathPolicy(units="compared"), r"8\text{ cm}^2", r"8\text{ cm}^{2}", True),
+    (MathPolicy(units="compared"), "8", r"8\text{ cm}", True),
+    (MathPolicy(units="compared"), "1 hour", "1 hours", True),
+    (MathPolicy(percent="hundredths"), r"50\%", "0.5", True),
+    (MathPolicy(percent="hundredths"), r"50\%", r"\frac12", True),
+    (MathPolicy(percent="hundredths"), r"50\%", "50", False),
+    (MathPolicy(percent="hundredths"), "50", r"50\%", False),
+    (MathPolicy(percent="hundredths"), r"50\%", r"50.0\%", True),
+    (MathPolicy(vectors="tuples"), "(1,2)", r"\begin{pmatrix}1\\2\end{pmatrix}", True),
+    (MathPolicy(vectors="tuples"), r"\begin{bmatrix}1&2\end{bmatrix}", r"\langle 1,2\rangle", True),
+    (MathPolicy(vectors="tuples"), "(1,2)", r"\begin{pmatrix}2\\1\end{pmatrix}", False),
+    (MathPolicy(vectors="tuples"), "(1,2,3,4)", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", False),
+    (
+        MathPolicy(vectors="tuples"),
+        r"\begin{pmatrix}1&2\\3&4\end{pmatrix}",
+        r"\begin{bmatrix}1&2\\3&4\end{bmatrix}",
+        True,
+    ),
 ]
 
 
@@ -90,6 +170,11 @@ def test_same(gold: str, answer: str) -> None:
 @pytest.mark.parametrize(("gold", "answer"), DIFFERENT)
 def test_different(gold: str, answer: str) -> None:
     assert not equivalent(gold, answer)
+
+
+@pytest.mark.parametrize(("policy", "gold", "answer", "same"), POLICIES)
+def test_where_people_disagree_the_policy_decides(policy: MathPolicy, gold: str, answer: str, same: bool) -> None:
+    assert equivalent(gold, answer, policy) is same
 
 
 @pytest.mark.parametrize("gold", ["$12$", r"\(12\)", r"\boxed{12}", r"$\boxed{12}$", "12."])

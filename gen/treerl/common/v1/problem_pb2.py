@@ -24,27 +24,29 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etreerl/common/v1/problem.proto\x12\x10treerl.common.v1\"\xa9\x01\n\x07Problem\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\x06\x64omain\x18\x02 \x01(\x0e\x32\x18.treerl.common.v1.Domain\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x10\n\x06\x61nswer\x18\x04 \x01(\tH\x00\x12,\n\x05tests\x18\x05 \x01(\x0b\x32\x1b.treerl.common.v1.CodeTestsH\x00\x12\x10\n\x08\x63\x61tegory\x18\x06 \x01(\tB\x06\n\x04gold\"\xa4\x01\n\tCodeTests\x12-\n\x05stdin\x18\x01 \x01(\x0b\x32\x1c.treerl.common.v1.StdinTestsH\x00\x12+\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x1b.treerl.common.v1.CallTestsH\x00\x12\x33\n\nassertions\x18\x03 \x01(\x0b\x32\x1d.treerl.common.v1.AssertTestsH\x00\x42\x06\n\x04kind\"\x88\x01\n\nStdinTests\x12\x30\n\x05\x63\x61ses\x18\x01 \x03(\x0b\x32!.treerl.common.v1.StdinTests.Case\x12\x0f\n\x07\x63hecker\x18\x02 \x01(\t\x12\x10\n\x08language\x18\x03 \x01(\t\x1a%\n\x04\x43\x61se\x12\r\n\x05input\x18\x01 \x01(\t\x12\x0e\n\x06output\x18\x02 \x01(\t\"\x8e\x01\n\tCallTests\x12\x0f\n\x07\x66n_name\x18\x01 \x01(\t\x12/\n\x05\x63\x61ses\x18\x02 \x03(\x0b\x32 .treerl.common.v1.CallTests.Case\x12\x0f\n\x07\x63hecker\x18\x03 \x01(\t\x1a.\n\x04\x43\x61se\x12\x11\n\targs_json\x18\x01 \x01(\t\x12\x13\n\x0bresult_json\x18\x02 \x01(\t\"\x1b\n\x0b\x41ssertTests\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t*B\n\x06\x44omain\x12\x16\n\x12\x44OMAIN_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x44OMAIN_MATH\x10\x01\x12\x0f\n\x0b\x44OMAIN_CODE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etreerl/common/v1/problem.proto\x12\x10treerl.common.v1\"\xd9\x01\n\x07Problem\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\x06\x64omain\x18\x02 \x01(\x0e\x32\x18.treerl.common.v1.Domain\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x10\n\x06\x61nswer\x18\x04 \x01(\tH\x00\x12,\n\x05tests\x18\x05 \x01(\x0b\x32\x1b.treerl.common.v1.CodeTestsH\x00\x12.\n\x06\x63ustom\x18\x07 \x01(\x0b\x32\x1c.treerl.common.v1.CustomGoldH\x00\x12\x10\n\x08\x63\x61tegory\x18\x06 \x01(\tB\x06\n\x04gold\"/\n\nCustomGold\x12\x0e\n\x06grader\x18\x01 \x01(\t\x12\x11\n\tgold_json\x18\x02 \x01(\t\"\xa4\x01\n\tCodeTests\x12-\n\x05stdin\x18\x01 \x01(\x0b\x32\x1c.treerl.common.v1.StdinTestsH\x00\x12+\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x1b.treerl.common.v1.CallTestsH\x00\x12\x33\n\nassertions\x18\x03 \x01(\x0b\x32\x1d.treerl.common.v1.AssertTestsH\x00\x42\x06\n\x04kind\"\x88\x01\n\nStdinTests\x12\x30\n\x05\x63\x61ses\x18\x01 \x03(\x0b\x32!.treerl.common.v1.StdinTests.Case\x12\x0f\n\x07\x63hecker\x18\x02 \x01(\t\x12\x10\n\x08language\x18\x03 \x01(\t\x1a%\n\x04\x43\x61se\x12\r\n\x05input\x18\x01 \x01(\t\x12\x0e\n\x06output\x18\x02 \x01(\t\"\x8e\x01\n\tCallTests\x12\x0f\n\x07\x66n_name\x18\x01 \x01(\t\x12/\n\x05\x63\x61ses\x18\x02 \x03(\x0b\x32 .treerl.common.v1.CallTests.Case\x12\x0f\n\x07\x63hecker\x18\x03 \x01(\t\x1a.\n\x04\x43\x61se\x12\x11\n\targs_json\x18\x01 \x01(\t\x12\x13\n\x0bresult_json\x18\x02 \x01(\t\"\x1b\n\x0b\x41ssertTests\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t*U\n\x06\x44omain\x12\x16\n\x12\x44OMAIN_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x44OMAIN_MATH\x10\x01\x12\x0f\n\x0b\x44OMAIN_CODE\x10\x02\x12\x11\n\rDOMAIN_CUSTOM\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'treerl.common.v1.problem_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DOMAIN']._serialized_start=704
-  _globals['_DOMAIN']._serialized_end=770
+  _globals['_DOMAIN']._serialized_start=801
+  _globals['_DOMAIN']._serialized_end=886
   _globals['_PROBLEM']._serialized_start=53
-  _globals['_PROBLEM']._serialized_end=222
-  _globals['_CODETESTS']._serialized_start=225
-  _globals['_CODETESTS']._serialized_end=389
-  _globals['_STDINTESTS']._serialized_start=392
-  _globals['_STDINTESTS']._serialized_end=528
-  _globals['_STDINTESTS_CASE']._serialized_start=491
-  _globals['_STDINTESTS_CASE']._serialized_end=528
-  _globals['_CALLTESTS']._serialized_start=531
-  _globals['_CALLTESTS']._serialized_end=673
-  _globals['_CALLTESTS_CASE']._serialized_start=627
-  _globals['_CALLTESTS_CASE']._serialized_end=673
-  _globals['_ASSERTTESTS']._serialized_start=675
-  _globals['_ASSERTTESTS']._serialized_end=702
+  _globals['_PROBLEM']._serialized_end=270
+  _globals['_CUSTOMGOLD']._serialized_start=272
+  _globals['_CUSTOMGOLD']._serialized_end=319
+  _globals['_CODETESTS']._serialized_start=322
+  _globals['_CODETESTS']._serialized_end=486
+  _globals['_STDINTESTS']._serialized_start=489
+  _globals['_STDINTESTS']._serialized_end=625
+  _globals['_STDINTESTS_CASE']._serialized_start=588
+  _globals['_STDINTESTS_CASE']._serialized_end=625
+  _globals['_CALLTESTS']._serialized_start=628
+  _globals['_CALLTESTS']._serialized_end=770
+  _globals['_CALLTESTS_CASE']._serialized_start=724
+  _globals['_CALLTESTS_CASE']._serialized_end=770
+  _globals['_ASSERTTESTS']._serialized_start=772
+  _globals['_ASSERTTESTS']._serialized_end=799
 # @@protoc_insertion_point(module_scope)

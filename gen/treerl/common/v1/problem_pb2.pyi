@@ -31,6 +31,8 @@ class _DomainEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Domain.ValueTy
     """A mathematical expression, compared with a gold answer."""
     DOMAIN_CODE: _Domain.ValueType  # 2
     """A program, run against tests in the sandbox."""
+    DOMAIN_CUSTOM: _Domain.ValueType  # 3
+    """Whatever a grader of the user's own judges."""
 
 class Domain(_Domain, metaclass=_DomainEnumTypeWrapper):
     """What kind of answer a problem asks for; decides which grader judges it."""
@@ -41,6 +43,8 @@ DOMAIN_MATH: Domain.ValueType  # 1
 """A mathematical expression, compared with a gold answer."""
 DOMAIN_CODE: Domain.ValueType  # 2
 """A program, run against tests in the sandbox."""
+DOMAIN_CUSTOM: Domain.ValueType  # 3
+"""Whatever a grader of the user's own judges."""
 Global___Domain: _TypeAlias = Domain  # noqa: Y015
 
 @_typing.final
@@ -54,6 +58,7 @@ class Problem(_message.Message):
     PROMPT_FIELD_NUMBER: _builtins.int
     ANSWER_FIELD_NUMBER: _builtins.int
     TESTS_FIELD_NUMBER: _builtins.int
+    CUSTOM_FIELD_NUMBER: _builtins.int
     CATEGORY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Unique within a data set; letters, digits and "._/:-"."""
@@ -69,6 +74,10 @@ class Problem(_message.Message):
     def tests(self) -> Global___CodeTests:
         """The tests that a correct program passes."""
 
+    @_builtins.property
+    def custom(self) -> Global___CustomGold:
+        """What a grader of the user's own is given."""
+
     def __init__(
         self,
         *,
@@ -77,17 +86,44 @@ class Problem(_message.Message):
         prompt: _builtins.str = ...,
         answer: _builtins.str = ...,
         tests: Global___CodeTests | None = ...,
+        custom: Global___CustomGold | None = ...,
         category: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "gold", b"gold", "tests", b"tests"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "custom", b"custom", "gold", b"gold", "tests", b"tests"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "category", b"category", "domain", b"domain", "gold", b"gold", "id", b"id", "prompt", b"prompt", "tests", b"tests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "category", b"category", "custom", b"custom", "domain", b"domain", "gold", b"gold", "id", b"id", "prompt", b"prompt", "tests", b"tests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_gold: _TypeAlias = _typing.Literal["answer", "tests"]  # noqa: Y015
+    _WhichOneofReturnType_gold: _TypeAlias = _typing.Literal["answer", "tests", "custom"]  # noqa: Y015
     _WhichOneofArgType_gold: _TypeAlias = _typing.Literal["gold", b"gold"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_gold) -> _WhichOneofReturnType_gold | None: ...
 
 Global___Problem: _TypeAlias = Problem  # noqa: Y015
+
+@_typing.final
+class CustomGold(_message.Message):
+    """Which grader of the user's own judges, and by what."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRADER_FIELD_NUMBER: _builtins.int
+    GOLD_JSON_FIELD_NUMBER: _builtins.int
+    grader: _builtins.str
+    """Entry point of the group "treerl.graders", or "module:function"; the verifier's settings must allow it."""
+    gold_json: _builtins.str
+    """A JSON value, handed to the grader as it is."""
+    def __init__(
+        self,
+        *,
+        grader: _builtins.str = ...,
+        gold_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gold_json", b"gold_json", "grader", b"grader"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CustomGold: _TypeAlias = CustomGold  # noqa: Y015
 
 @_typing.final
 class CodeTests(_message.Message):

@@ -417,10 +417,13 @@ class Tree(_message.Message):
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     BRANCHES_FIELD_NUMBER: _builtins.int
     SAMPLE_S_FIELD_NUMBER: _builtins.int
+    SAMPLER_FIELD_NUMBER: _builtins.int
     tree_id: _builtins.str
     """As in the request."""
     sample_s: _builtins.float
     """Time from the first request to the last token, in seconds."""
+    sampler: _builtins.str
+    """Name of the sampler that took the request from the prompts stream; empty where a client asked a sampler itself."""
     @_builtins.property
     def problem(self) -> _problem_pb2.Problem:
         """As in the request."""
@@ -451,10 +454,11 @@ class Tree(_message.Message):
         prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         branches: _abc.Iterable[Global___Branch] | None = ...,
         sample_s: _builtins.float = ...,
+        sampler: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["problem", b"problem", "sampling", b"sampling", "search", b"search"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["branches", b"branches", "problem", b"problem", "prompt_token_ids", b"prompt_token_ids", "sample_s", b"sample_s", "sampling", b"sampling", "search", b"search", "tree_id", b"tree_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branches", b"branches", "problem", b"problem", "prompt_token_ids", b"prompt_token_ids", "sample_s", b"sample_s", "sampler", b"sampler", "sampling", b"sampling", "search", b"search", "tree_id", b"tree_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

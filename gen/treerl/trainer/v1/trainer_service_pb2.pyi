@@ -107,6 +107,10 @@ class StepMetrics(_message.Message):
     UNIX_TIME_S_FIELD_NUMBER: _builtins.int
     REFERENCE_KL_FIELD_NUMBER: _builtins.int
     CORRECTED_FRACTION_FIELD_NUMBER: _builtins.int
+    STALE_TREES_FIELD_NUMBER: _builtins.int
+    UNIFORM_TREES_FIELD_NUMBER: _builtins.int
+    REFILLS_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """Steps done; the first is 1."""
     policy_version: _builtins.int
@@ -130,9 +134,9 @@ class StepMetrics(_message.Message):
     staleness: _builtins.int
     """Optimizer steps between the oldest sampled token's weights and the trained ones."""
     prompts: _builtins.int
-    """Prompts of the step."""
+    """Prompts whose trees were trained on."""
     leaves: _builtins.int
-    """Leaves of the step."""
+    """Leaves of all trees of the step but the stale ones."""
     decoded_tokens: _builtins.int
     """Tokens that the engine sampled for the step."""
     step_s: _builtins.float
@@ -159,6 +163,14 @@ class StepMetrics(_message.Message):
     """
     corrected_fraction: _builtins.float
     """Share of tokens whose gradient the correction for the mismatch of engine and trainer cut."""
+    stale_trees: _builtins.int
+    """Trees dropped because a token was sampled by weights older than max_policy_lag allows."""
+    uniform_trees: _builtins.int
+    """Trees left out, and replaced where that was possible, because all their leaves got one reward."""
+    refills: _builtins.int
+    """Times that further prompts were asked for to fill the step."""
+    learning_rate: _builtins.float
+    """Learning rate of the step's updates."""
     @_builtins.property
     def verdict_counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Leaves by verdict name."""
@@ -192,10 +204,14 @@ class StepMetrics(_message.Message):
         unix_time_s: _builtins.float = ...,
         reference_kl: _builtins.float = ...,
         corrected_fraction: _builtins.float = ...,
+        stale_trees: _builtins.int = ...,
+        uniform_trees: _builtins.int = ...,
+        refills: _builtins.int = ...,
+        learning_rate: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clip_fraction", b"clip_fraction", "corrected_fraction", b"corrected_fraction", "decoded_tokens", b"decoded_tokens", "entropy", b"entropy", "grad_norm", b"grad_norm", "leaves", b"leaves", "loss", b"loss", "mismatch_kl", b"mismatch_kl", "mismatch_mean_abs_logprob_diff", b"mismatch_mean_abs_logprob_diff", "pass_rate", b"pass_rate", "policy_version", b"policy_version", "prompts", b"prompts", "publish_s", b"publish_s", "queue_prompts", b"queue_prompts", "queue_trees", b"queue_trees", "reference_kl", b"reference_kl", "reload_canary_max_abs_logprob_diff", b"reload_canary_max_abs_logprob_diff", "reload_s", b"reload_s", "sample_wait_s", b"sample_wait_s", "staleness", b"staleness", "step", b"step", "step_s", b"step_s", "train_s", b"train_s", "unix_time_s", b"unix_time_s", "verdict_counts", b"verdict_counts", "zero_variance_share", b"zero_variance_share"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clip_fraction", b"clip_fraction", "corrected_fraction", b"corrected_fraction", "decoded_tokens", b"decoded_tokens", "entropy", b"entropy", "grad_norm", b"grad_norm", "learning_rate", b"learning_rate", "leaves", b"leaves", "loss", b"loss", "mismatch_kl", b"mismatch_kl", "mismatch_mean_abs_logprob_diff", b"mismatch_mean_abs_logprob_diff", "pass_rate", b"pass_rate", "policy_version", b"policy_version", "prompts", b"prompts", "publish_s", b"publish_s", "queue_prompts", b"queue_prompts", "queue_trees", b"queue_trees", "reference_kl", b"reference_kl", "refills", b"refills", "reload_canary_max_abs_logprob_diff", b"reload_canary_max_abs_logprob_diff", "reload_s", b"reload_s", "sample_wait_s", b"sample_wait_s", "stale_trees", b"stale_trees", "staleness", b"staleness", "step", b"step", "step_s", b"step_s", "train_s", b"train_s", "uniform_trees", b"uniform_trees", "unix_time_s", b"unix_time_s", "verdict_counts", b"verdict_counts", "zero_variance_share", b"zero_variance_share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -89,6 +89,25 @@ def confine(confinement: Confinement, profile: Profile, wall_s: float, memory_by
         seccomp.install(os.getpid(), profile)
 
 
+def confine_worker(level: int) -> None:
+    """Lock a process of our own down for good, which reads hostile text; it has to be this process's only thread.
+
+    It keeps its user and its memory limit, may read installed packages, and goes on to use the descriptors it has.
+
+    Raises:
+        OSError: a layer failed; the process must not go on.
+    """
+    forbid_new_privileges()
+    libc.prctl(libc.PR_SET_DUMPABLE, 0)
+    for kind, value in {resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: _OPEN_FILES}.items():
+        resource.setrlimit(kind, (value, value))
+    if level >= LANDLOCK_LEVEL:
+        paths = [*readable.readable_paths(), *readable.package_folders()]  # SymPy imports some of itself late
+        landlock.restrict(landlock.create_ruleset([(path, landlock.READ) for path in paths]))
+    if level >= SECCOMP_LEVEL:
+        seccomp.install(os.getpid(), Profile.PYTHON)
+
+
 def _create_ruleset(profile: Profile, scratch: int) -> int:
     if profile is Profile.BINARY:
         return landlock.create_ruleset([(path, landlock.READ) for path in readable.DEVICES])

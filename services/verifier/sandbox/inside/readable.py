@@ -5,6 +5,7 @@ folders in which systems keep their compilers, headers and libraries.
 """
 
 import os
+import sys
 import sysconfig
 from typing import Final
 
@@ -33,3 +34,8 @@ def readable_paths() -> list[str]:
     """What a program may read."""
     standard = [entry.path for entry in os.scandir(STANDARD_LIBRARY) if entry.name not in _NOT_STANDARD]
     return [*standard, *_LIBRARY_FOLDERS, _ZONES, *DEVICES]
+
+
+def package_folders() -> list[str]:
+    """Where installed packages lie, which a program may not read."""
+    return [path for path in sys.path if os.path.basename(path) in _NOT_STANDARD]

@@ -2,7 +2,7 @@
 
 From the first line of the program on, nothing in this process can be trusted: what it reports is only ever material
 that the verifier compares with what it expects, and no report says "passed". The one exception is a process that runs
-assertions: it runs no submitted code (see `asserter`).
+assertions, a checker or a user's own grader: it runs no submitted code (see `asserter`).
 """
 
 import atexit
@@ -13,7 +13,7 @@ import sys
 import types
 from typing import Any, NoReturn
 
-from services.verifier.sandbox.inside import asserter, descriptors, native, program_host
+from services.verifier.sandbox.inside import asserter, custom_grader, descriptors, native, program_host
 from services.verifier.sandbox.inside.source import PROGRAM_NAME, execute
 
 _DETAIL_LENGTH = 300
@@ -89,6 +89,7 @@ _MODES = {
     "assert": _run_assertions,
     "compiler": native.run_compiler,
     "binary": native.run_binary,
+    "grader": custom_grader.grade,
 }
 
 

@@ -4,7 +4,8 @@ It never sees a program, an input or an expected output: it only passes on descr
 after the fork. A program that searches its own memory therefore finds nothing of other tests.
 
 Messages on the control socket are JSON objects, one a packet. In: {"start": id, "profile", "wall_s", "memory_bytes"}
-with the child's descriptors; {"renice": id, "niceness"}. Out: {"ready": true} or {"refused": reason} once; for each
+with the child's descriptors; {"renice": id, "niceness"}. Out: {"ready": true}, {"refused": reason} or
+{"unloadable": reason} once; for each
 child {"started": id} with a pidfd, unless no process can be had, then {"ended": id, "status": exit code or minus the
 signal, "cpu_s"}.
 """
@@ -22,6 +23,7 @@ from typing import Any, NoReturn
 
 from services.verifier.sandbox.inside import (
     confinement,
+    custom_grader,
     descriptors,
     landlock,
     libc,
@@ -38,8 +40,17 @@ _SETUP_FAILED = 120
 
 
 def main() -> None:
-    """Serve the control socket whose descriptor is the first argument, at the level that is the second."""
+    """Serve the control socket whose descriptor is the first argument, at the level that is the second.
+
+    The third, if there is one, is a grader of the user's own, and those after it are where Python finds its modules.
+    """
     control = socket.socket(fileno=int(sys.argv[1]))
+    try:
+        if len(sys.argv) > 3:
+            custom_grader.load(sys.argv[3], sys.argv[4:])
+    except custom_grader.UnloadableError as error:
+        control.send(json.dumps({"unloadable": str(error)}).encode())
+        return
     try:
         lockdown = _set_up(int(sys.argv[2]))
     except OSError as error:

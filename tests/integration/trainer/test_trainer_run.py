@@ -1,27 +1,19 @@
 """The trainer against real Valkey, real gRPC and real DeepSpeed; only what samples and grades is a stand-in."""
 
 import asyncio
-import io
-import json
 import math
-import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
-import zstandard
 
 from services.common.errors import CheckpointError, MismatchError, UnavailableError
 from services.common.published_weights import latest
-from services.common.settings import load_settings
 from services.trainer.run_control import RunControl, RunState
 from services.trainer.run_log import RunLog
-from services.trainer.settings import TrainerSettings
 from services.trainer.train import train
 from services.trainer.training_run import open_run
-from tests.integration.fake_sampler import FakeSampler, serving, write_tiny_model
+from tests.integration.fake_sampler import FakeSampler
+from tests.integration.trainer.training import MakeSettings, rows, run_to_end, trained_trees
 from treerl.sampler.v1 import sampler_service_pb2 as pb
 
 # DeepSpeed and torch.distributed use parts of torch that torch has deprecated.
@@ -29,74 +21,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*"),
     pytest.mark.filterwarnings("ignore::FutureWarning:torch.*"),
 ]
-
-MakeSettings = Callable[..., TrainerSettings]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    write_tiny_model(folder)
-    return folder
-
-
-@pytest.fixture
-async def sampler(model: Path) -> FakeSampler:
-    return FakeSampler(model)
-
-
-@pytest.fixture
-async def make_settings(
-    model: Path, sampler: FakeSampler, redis_server: str, tmp_path: Path
-) -> AsyncIterator[MakeSettings]:
-    """Makes settings of one run, whose sampler is serving."""
-    run = f"run-{uuid.uuid4().hex[:8]}"
-    problems = [{"id": f"p{i}", "domain": "math", "prompt": f"{i}+1=", "answer": str(i + 1)} for i in range(5)]
-    data = tmp_path / "problems.jsonl"
-    data.write_text("".join(json.dumps(problem) + "\n" for problem in problems))
-    async with AsyncExitStack() as stack:
-        address = await stack.enter_async_context(serving(sampler, redis_server, run))
-
-        def make(**changes: Any) -> TrainerSettings:
-            values: dict[str, Any] = {
-                "run": run,
-                "redis_url": redis_server,
-                "model": model,
-                "output_dir": tmp_path / "run",
-                "train_data": data,
-                "heldout_data": data,
-                "heldout_overlap": "keep",
-                "samplers": [address],
-                "steps": 3,
-                "prompts_per_step": 2,
-                "minibatches": 2,
-                "learning_rate": 1e-2,
-                "search": {"chains": 2, "forks": 1, "rounds": 1, "branches": 2},
-                "checkpoint_every": 2,
-                "evaluate_every": 2,
-                "threads": 1,
-                "sample_timeout_s": 30,
-            }
-            return load_settings(TrainerSettings, **values | changes)
-
-        yield make
-
-
-async def run_to_end(settings: TrainerSettings) -> RunControl:
-    control, run_log = RunControl(), RunLog(settings.output_dir)
-    async with open_run(settings, control, run_log) as run:
-        await train(run)
-    return control
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def trained_trees(settings: TrainerSettings) -> list[dict[str, Any]]:
-    with (settings.output_dir / "trees.jsonl.zst").open("rb") as file:
-        reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-        return [json.loads(line) for line in io.TextIOWrapper(reader, encoding="utf-8")]
 
 
 async def test_a_run_trains_evaluates_and_publishes(make_settings: MakeSettings, sampler: FakeSampler) -> None:
@@ -139,6 +63,15 @@ async def test_every_part_of_the_loss_can_be_set(make_settings: MakeSettings, pa
     assert first["corrected_fraction"] == second["corrected_fraction"] == 0  # the engine is the trainer's model
 
 
+async def test_the_learning_rate_of_a_step_is_recorded(make_settings: MakeSettings) -> None:
+    settings = make_settings(heldout_data=None, learning_rate_schedule="linear", min_learning_rate=2e-3)
+
+    await run_to_end(settings)
+
+    steps = rows(settings.output_dir / "metrics.jsonl")
+    assert [step["learning_rate"] for step in steps] == pytest.approx([10e-3, 6e-3, 2e-3])
+
+
 async def test_a_cancelled_run_goes_on_as_if_nothing_had_happened(
     make_settings: MakeSettings, sampler: FakeSampler, tmp_path: Path
 ) -> None:
@@ -168,7 +101,7 @@ async def test_a_cancelled_run_goes_on_as_if_nothing_had_happened(
 async def test_a_sampler_with_stale_weights_stops_the_run(make_settings: MakeSettings, sampler: FakeSampler) -> None:
     sampler.stale = True
 
-    with pytest.raises(MismatchError, match=r"step 2: engine and trainer differ by .* 127\.0\.0\.1"):
+    with pytest.raises(MismatchError, match="step 2: engine and trainer differ by .* sampler fake samples"):
         await run_to_end(make_settings(learning_rate=0.1))
 
 
@@ -240,7 +173,7 @@ async def test_a_tree_that_was_given_up_is_done_without(make_settings: MakeSetti
 async def test_a_batch_that_was_given_up_stops_the_run(make_settings: MakeSettings, sampler: FakeSampler) -> None:
     sampler.poisoned = {"step-00001/0", "step-00001/1"}
 
-    with pytest.raises(UnavailableError, match="all 2 trees of step-00001 were given up; .* too long"):
+    with pytest.raises(UnavailableError, match="step 1 has no tree to train on: 2 were given up, .* too long"):
         await run_to_end(make_settings())
 
 

@@ -1,4 +1,4 @@
-"""Who may sample, who waits, and who is refused."""
+"""Who may work, who waits, and who is refused."""
 
 import asyncio
 import time
@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.common.admission import HINT_MEMORY, Admission
 from services.common.errors import OverloadedError
-from services.sampler.admission import HINT_MEMORY, Admission
 
 
 class Calls:
@@ -19,13 +19,13 @@ class Calls:
     def __init__(self, admission: Admission) -> None:
         self.admitted: list[str] = []
         self.tasks: dict[str, asyncio.Task[None]] = {}
-        self._admission = admission
+        self.admission = admission
         self._ends: dict[str, asyncio.Event] = {}
 
-    async def begin(self, name: str, leaves: int, client: str = "client") -> None:
+    async def begin(self, name: str, size: int, client: str = "client") -> None:
         """Make a call and let it come as far as it can."""
         self._ends[name] = asyncio.Event()
-        self.tasks[name] = asyncio.create_task(self._call(name, leaves, client))
+        self.tasks[name] = asyncio.create_task(self._call(name, size, client))
         await settle()
 
     async def end(self, name: str) -> None:
@@ -34,8 +34,8 @@ class Calls:
         await self.tasks[name]
         await settle()
 
-    async def _call(self, name: str, leaves: int, client: str) -> None:
-        async with self._admission.admit(client, leaves):
+    async def _call(self, name: str, size: int, client: str) -> None:
+        async with self.admission.admit(client, size):
             self.admitted.append(name)
             await self._ends[name].wait()
 
@@ -46,18 +46,18 @@ async def settle() -> None:
 
 
 @asynccontextmanager
-async def calls(max_running_leaves: int, max_waiting_calls: int = 100) -> AsyncIterator[Calls]:
-    begun = Calls(Admission(max_running_leaves, max_waiting_calls))
+async def calls(max_running: int, max_waiting_calls: int = 100) -> AsyncIterator[Calls]:
+    begun = Calls(Admission(max_running, max_waiting_calls))
     yield begun
     for task in begun.tasks.values():
         task.cancel()
     await asyncio.gather(*begun.tasks.values(), return_exceptions=True)
 
 
-async def test_calls_run_while_their_leaves_fit_and_wait_in_their_order_after_that() -> None:
+async def test_calls_run_while_they_fit_and_wait_in_their_order_after_that() -> None:
     async with calls(4) as made:
-        for name, leaves in (("a", 2), ("b", 2), ("c", 1), ("d", 1)):
-            await made.begin(name, leaves)
+        for name, size in (("a", 2), ("b", 2), ("c", 1), ("d", 1)):
+            await made.begin(name, size)
         assert made.admitted == ["a", "b"]
         await made.end("a")
         assert made.admitted == ["a", "b", "c", "d"]
@@ -65,8 +65,8 @@ async def test_calls_run_while_their_leaves_fit_and_wait_in_their_order_after_th
 
 async def test_a_large_call_is_not_overtaken_by_small_ones() -> None:
     async with calls(4) as made:
-        for name, leaves in (("a", 3), ("large", 4), ("small", 1)):
-            await made.begin(name, leaves)
+        for name, size in (("a", 3), ("large", 4), ("small", 1)):
+            await made.begin(name, size)
         assert made.admitted == ["a"]
         await made.end("a")
         assert made.admitted == ["a", "large"]
@@ -99,8 +99,8 @@ async def test_a_call_larger_than_all_room_runs_alone() -> None:
 
 async def test_a_waiting_call_that_is_cancelled_makes_way() -> None:
     async with calls(4) as made:
-        for name, leaves in (("a", 3), ("large", 4), ("small", 1)):
-            await made.begin(name, leaves)
+        for name, size in (("a", 3), ("large", 4), ("small", 1)):
+            await made.begin(name, size)
         made.tasks["large"].cancel()
         await settle()
         assert made.admitted == ["a", "small"]
@@ -121,9 +121,31 @@ async def test_when_too_many_wait_a_call_is_refused() -> None:
     async with calls(1, max_waiting_calls=2) as made:
         for name in ("a", "b", "c", "d"):
             await made.begin(name, 1)
-        with pytest.raises(OverloadedError, match="2 calls wait to sample, as many as may: try again in"):
+        with pytest.raises(OverloadedError, match="2 calls wait, as many as may: try again in"):
             await made.tasks["d"]
         assert made.admitted == ["a"]
+
+
+async def test_a_call_that_may_not_be_refused_waits_however_many_do() -> None:
+    async with calls(1, max_waiting_calls=0) as made:
+        await made.begin("a", 1)
+        waits = asyncio.create_task(made.admission.take("client", 1, refusable=False))
+        await settle()
+        assert not waits.done()
+        await made.end("a")
+        (await waits).leave()
+
+
+async def test_a_place_that_is_left_twice_makes_room_once() -> None:
+    admission = Admission(1, 1)
+    place = await admission.take("a", 1)
+    place.leave()
+    place.leave()
+    await admission.take("b", 1)
+    late = asyncio.create_task(admission.take("c", 1))
+    await settle()
+    assert not late.done()
+    late.cancel()
 
 
 async def test_the_hint_is_the_time_in_which_all_that_wait_will_have_started(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,8 +156,8 @@ async def test_the_hint_is_the_time_in_which_all_that_wait_will_have_started(mon
         now += 21
         await made.end("twenty-one seconds")
         call_s = 1 + HINT_MEMORY * (21 - 1)  # from one second, assumed at the start
-        for name, leaves in (("a", 4), ("b", 3), ("c", 1), ("refused", 2)):
-            await made.begin(name, leaves)
+        for name, size in (("a", 4), ("b", 3), ("c", 1), ("refused", 2)):
+            await made.begin(name, size)
         with pytest.raises(OverloadedError) as raised:
             await made.tasks["refused"]
         assert raised.value.retry_after_s == pytest.approx(call_s * (3 + 1 + 2) / 4)
@@ -145,25 +167,25 @@ async def test_the_hint_is_the_time_in_which_all_that_wait_will_have_started(mon
     room=st.integers(1, 8),
     asked=st.lists(st.tuples(st.integers(1, 12), st.sampled_from("abc"), st.booleans()), max_size=30),
 )
-def test_never_more_leaves_than_there_is_room_for_and_every_call_gets_its_turn(
+def test_never_more_runs_than_there_is_room_for_and_every_call_gets_its_turn(
     room: int, asked: list[tuple[int, str, bool]]
 ) -> None:
     running = most = finished = 0
 
-    async def call(admission: Admission, leaves: int, client: str) -> None:
+    async def call(admission: Admission, size: int, client: str) -> None:
         nonlocal running, most, finished
-        async with admission.admit(client, leaves):
-            running += min(leaves, room)
+        async with admission.admit(client, size):
+            running += min(size, room)
             most = max(most, running)
             try:
                 await asyncio.sleep(0)
             finally:
-                running -= min(leaves, room)
+                running -= min(size, room)
         finished += 1
 
     async def everything() -> None:
         admission = Admission(room, len(asked))
-        tasks = [asyncio.create_task(call(admission, leaves, client)) for leaves, client, _ in asked]
+        tasks = [asyncio.create_task(call(admission, size, client)) for size, client, _ in asked]
         await asyncio.sleep(0)
         for task, (_, _, cancelled) in zip(tasks, asked, strict=True):
             if cancelled:

@@ -1,0 +1,47 @@
+# The sampler: grows trees of responses with vLLM, on a CPU or (EXTRA=gpu, PACKAGES="gcc libc6-dev") a GPU.
+#   docker build -f docker/sampler.Dockerfile -t treerl/sampler .
+ARG BASE=python:3.11-slim-bookworm
+
+# Up to the environment sampler and trainer are the same, so that they are built once and their images share that layer.
+FROM ${BASE} AS build
+ARG EXTRA=cpu
+ARG TORCH_CPU_INDEX=""
+COPY requirements/${EXTRA}.txt /requirements.txt
+RUN --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=bind,source=docker/wheels,target=/wheels \
+    python -m venv --without-pip /opt/venv && \
+    pip --python /opt/venv/bin/python install --no-deps --find-links /wheels \
+        ${TORCH_CPU_INDEX:+--extra-index-url "${TORCH_CPU_INDEX}"} --requirement /requirements.txt
+WORKDIR /app
+COPY gen/treerl treerl
+COPY services/__init__.py services/
+COPY services/common services/common
+COPY services/sampler services/sampler
+RUN python -m compileall -q .
+
+FROM ${BASE}
+# Debian packages beside Python: vLLM's CPU build is linked with libnuma. On a GPU, Triton compiles its launchers when they
+# are first used, with a C compiler.
+ARG PACKAGES="libnuma1"
+# Their versions are the base image's to choose.
+# hadolint ignore=DL3008
+RUN useradd --uid 10001 --user-group --home-dir /tmp --no-create-home --shell /usr/sbin/nologin treerl && \
+    install --directory --owner=10001 --group=10001 /data && \
+    apt-get update && \
+    apt-get install --yes --no-install-recommends ${PACKAGES} && \
+    rm -rf /var/lib/apt/lists/*
+COPY --from=build /opt/venv /opt/venv
+COPY --from=build /app /app
+WORKDIR /app
+ENV PATH=/opt/venv/bin:$PATH HOME=/tmp \
+    TREERL_HOST=0.0.0.0 TREERL_SAMPLER_PORT=50051 TREERL_SAMPLER_METRICS_PORT=9100
+USER 10001:10001
+EXPOSE 50051 9100
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s \
+    CMD ["python", "-m", "services.common.health", "127.0.0.1:50051"]
+ENTRYPOINT ["python", "-m", "services.sampler"]
+ARG VERSION=0.1.0
+LABEL org.opencontainers.image.title="treerl-sampler" \
+      org.opencontainers.image.description="Grows trees of responses with vLLM, forked where the policy is least sure" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}"
