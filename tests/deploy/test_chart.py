@@ -349,7 +349,6 @@ def test_rules_and_dashboards_are_those_of_compose() -> None:
         ({**REQUIRED, "sampler__replicas": 0}, "minimum"),
         ({**REQUIRED, "verifier__autoscaling__kind": "auto"}, "must be one of"),
         ({"trainData": "/inputs/train.jsonl"}, "model is the folder"),
-        ({"model": "/inputs/model"}, "trainData is a file"),
         ({**REQUIRED, "externalRedis__existingSecret": "my-redis"}, "networkPolicy.externalRedis is empty"),
     ],
 )
