@@ -45,8 +45,8 @@ test: $(VENV)/.installed-dev ## Run all tests.
 	@$(BIN)/python -m pytest $(TEST_FLAGS)
 
 .PHONY: test-deploy
-test-deploy: $(VENV)/.installed-dev ## Test the container files, the chart, the alerts and the dashboards.
-	@$(BIN)/python -m pytest tests/deploy tests/unit/deploy $(TEST_FLAGS)
+test-deploy: $(VENV)/.installed-dev ## Lint containers and charts; with a Docker engine, run and break a whole stack.
+	@$(BIN)/python -m pytest -s tests/unit/deploy tests/deploy $(TEST_FLAGS)
 
 .PHONY: monitoring
 monitoring: $(VENV)/.installed-dev ## Generate dashboards, alerts and docs/metrics.md from the metrics.

@@ -20,16 +20,16 @@ COPY services/sampler services/sampler
 RUN python -m compileall -q .
 
 FROM ${BASE}
-# Debian packages beside Python. On a GPU, Triton compiles its launchers when they are first used: it needs a C compiler.
-ARG PACKAGES=""
+# Debian packages beside Python: vLLM's CPU build is linked with libnuma. On a GPU, Triton compiles its launchers when they
+# are first used, with a C compiler.
+ARG PACKAGES="libnuma1"
 # Their versions are the base image's to choose.
 # hadolint ignore=DL3008
 RUN useradd --uid 10001 --user-group --home-dir /tmp --no-create-home --shell /usr/sbin/nologin treerl && \
     install --directory --owner=10001 --group=10001 /data && \
-    { [ -z "${PACKAGES}" ] || { \
-        apt-get update && \
-        apt-get install --yes --no-install-recommends ${PACKAGES} && \
-        rm -rf /var/lib/apt/lists/*; }; }
+    apt-get update && \
+    apt-get install --yes --no-install-recommends ${PACKAGES} && \
+    rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
 WORKDIR /app

@@ -190,7 +190,8 @@ class Streams:
         try:
             reply: Any = await self._redis.xreadgroup(GROUP, self._consumer, {key: start}, count=count, block=BLOCK_MS)
         except ResponseError as error:
-            if "NOGROUP" not in str(error):
+            # told to who asks, and by Redis 7.0 to who waits when the stream goes
+            if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
                 raise
             await self.create()  # the trainer reset the run, or the server is new
             return []

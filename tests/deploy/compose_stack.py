@@ -1,0 +1,112 @@
+"""The compose file's stack on a real Docker engine, as the tests of the deployment see it."""
+
+import json
+import os
+import subprocess
+import tarfile
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import yaml
+import zstandard
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+RUN = "deploy-test"
+PATIENCE_S = 600.0
+"""Longest wait for anything: a supervised start on busy cores takes minutes."""
+
+
+class Stack:
+    """The compose file's services under a project name of their own."""
+
+    def __init__(self, ports: dict[str, int]) -> None:
+        """
+        Args:
+            ports: where to publish, by the variable of the compose file.
+        """
+        files = [ROOT / "docker" / "compose.yaml", HERE / "short-run.yaml"]
+        self.environment = {**os.environ, "TREERL_RUN": RUN, **{name: str(port) for name, port in ports.items()}}
+        self.has_grafana = self._can_have_grafana()
+        if not self.has_grafana:
+            files.append(HERE / "without-grafana.yaml")
+        self._command = ["docker", "compose", "--project-name", "treerl-deploy-test"]
+        self._command += [word for file in files for word in ("--file", str(file))]
+        self._prometheus = f"http://127.0.0.1:{ports['PROMETHEUS_PORT']}"
+
+    def compose(self, *arguments: str) -> bytes:
+        """Run `docker compose` and return its output; what it complains of is the failure."""
+        ended = subprocess.run([*self._command, *arguments], env=self.environment, capture_output=True, check=False)
+        assert ended.returncode == 0, f"docker compose {' '.join(arguments)}: {ended.stderr.decode()}"
+        return ended.stdout
+
+    def containers(self, service: str) -> list[str]:
+        """Ids of a service's containers, those included that do not run."""
+        return self.compose("ps", "--all", "--quiet", service).decode().split()
+
+    def kill(self, service: str) -> None:
+        """Kill one container of a service, and start it again as its supervisor would."""
+        container = self.containers(service)[0]
+        for verb in ("kill", "start"):
+            subprocess.run(["docker", verb, container], check=True, capture_output=True)
+
+    def read(self, file: str) -> bytes:
+        """A file of the run's folder; empty where it is not there yet."""
+        source = f"{self.containers('trainer')[0]}:/data/runs/{RUN}/{file}"
+        copied = subprocess.run(["docker", "cp", source, "-"], capture_output=True, check=False)
+        if copied.returncode != 0:
+            return b""
+        with tarfile.open(fileobj=BytesIO(copied.stdout)) as archive:
+            content = archive.extractfile(file)
+            assert content is not None
+            return content.read()
+
+    def steps(self) -> list[int]:
+        """Steps that the run has recorded, in the order of the record."""
+        return [json.loads(line)["step"] for line in self.read("metrics.jsonl").splitlines()]
+
+    def trees(self) -> list[tuple[int, str]]:
+        """Step and id of every tree that was trained on, in the order of the record."""
+        recorded = BytesIO(self.read("trees.jsonl.zst"))
+        with zstandard.ZstdDecompressor().stream_reader(recorded, read_across_frames=True) as lines:
+            records = [json.loads(line) for line in lines.read().splitlines()]
+        return [(record["step"], record["tree"]["tree_id"]) for record in records]
+
+    def redis(self, *command: str) -> str:
+        """What the stack's Redis answers."""
+        return self.compose("exec", "-T", "redis", "redis-cli", *command).decode().strip()
+
+    def query(self, expression: str) -> list[Any]:
+        """Series that the stack's Prometheus returns for an expression."""
+        address = f"{self._prometheus}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
+        with urllib.request.urlopen(address, timeout=30) as answer:
+            result = json.load(answer)["data"]
+        series: list[Any] = result["result"] if result["resultType"] == "vector" else [result["result"]]
+        return series
+
+    def trains_on(self, steps: int) -> None:
+        """Wait until so many more steps are recorded."""
+        goal = (self.steps() or [0])[-1] + steps
+        self.wait_until(lambda: (self.steps() or [0])[-1] >= goal, f"step {goal}")
+
+    def wait_until(self, reached: Callable[[], bool], what: str) -> None:
+        """Wait for something; fails with the end of the services' logs if it does not come."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not reached():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"no {what} in {PATIENCE_S} s:\n{self.compose('logs', '--tail', '20').decode()}")
+            time.sleep(2.0)
+
+    @staticmethod
+    def _can_have_grafana() -> bool:
+        image = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]["grafana"]["image"]
+        inspected = subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False)
+        return (
+            inspected.returncode == 0
+            or not subprocess.run(["docker", "pull", "--quiet", image], capture_output=True, check=False).returncode
+        )

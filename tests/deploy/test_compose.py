@@ -1,0 +1,115 @@
+"""A whole run in containers, by `make test-deploy`: needs a Docker engine with Compose, and minutes.
+
+The tests build on one another, in this order: one stack is started, trained, scaled, stopped, and broken.
+"""
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from services.common.streams import GRADED, PROMPTS, TREES
+from tests.deploy.compose_stack import ROOT, RUN, Stack
+from tests.deploy.queries import alert_queries, panel_queries
+
+STEPS, PROMPTS_PER_STEP = 60, 8
+"""As in short-run.yaml."""
+
+pytestmark = pytest.mark.timeout(3600)
+
+
+def no_engine() -> str | None:
+    """Why there is no stack to test here; None if there can be one."""
+    if shutil.which("docker") is None:
+        return "there is no docker command"
+    asked = subprocess.run(["docker", "version"], capture_output=True, text=True, check=False)
+    return None if asked.returncode == 0 else asked.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    if (reason := no_engine()) is not None:
+        pytest.skip(reason)
+    names = ["SAMPLER_PORT", "TRAINER_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT"]
+    stack = Stack(dict(zip(names, free_ports(len(names)), strict=True)))
+    stack.compose("down", "--volumes")
+    began = time.monotonic()
+    stack.compose("build")
+    print(f"\nimages built in {time.monotonic() - began:.0f} s")
+    print("Grafana takes part" if stack.has_grafana else "Grafana's image cannot be had here: it is left out")
+    yield stack
+    stack.compose("down", "--volumes")
+
+
+def free_ports(count: int) -> list[int]:
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [listener.getsockname()[1] for listener in listeners]
+    for listener in listeners:
+        listener.close()
+    return ports
+
+
+@pytest.mark.parametrize(
+    ("profile", "chosen"),
+    [
+        ([], {"demo", "sampler", "trainer"}),
+        (["--profile", "cpu"], {"demo", "sampler", "trainer"}),
+        (["--profile", "gpu"], {"sampler-gpu", "trainer-gpu"}),
+    ],
+    ids=["no profile", "cpu", "gpu"],
+)
+def test_a_profile_chooses_the_engine_and_none_chooses_the_cpu(
+    stack: Stack, profile: list[str], chosen: set[str]
+) -> None:
+    services = set(stack.compose(*profile, "config", "--services").decode().split())
+    assert services - {"redis", "verifier", "prometheus", "grafana"} == chosen
+
+
+def test_the_stack_gets_healthy_and_trains(stack: Stack) -> None:
+    began = time.monotonic()
+    stack.compose("up", "--wait")
+    print(f"\nhealthy after {time.monotonic() - began:.0f} s")
+    stack.trains_on(3)
+    print(f"three steps trained after {time.monotonic() - began:.0f} s")
+
+
+def test_verifiers_can_be_added_while_it_trains_and_are_scraped(stack: Stack) -> None:
+    stack.compose("up", "--wait", "--no-recreate", "--scale", "verifier=3")
+    stack.wait_until(lambda: len(stack.query('up{job="verifier"} == 1')) == 3, "three verifiers in Prometheus")
+    stack.trains_on(2)
+
+
+def test_each_query_of_dashboards_and_alerts_returns_a_series(stack: Stack) -> None:
+    queries = panel_queries(ROOT / "docker" / "grafana" / "dashboards")
+    queries |= alert_queries(ROOT / "docker" / "prometheus" / "rules")
+    if not queries:
+        pytest.skip("there are neither dashboards nor rules")
+    assert [name for name, query in queries.items() if not stack.query(query)] == []
+
+
+def test_a_stack_that_was_stopped_goes_on_where_it_was(stack: Stack) -> None:
+    stack.compose("stop")
+    before = stack.steps()
+    stack.compose("start")
+    stack.trains_on(2)
+    assert stack.steps()[: len(before)] == before
+
+
+@pytest.mark.parametrize("service", ["verifier", "sampler", "trainer", "redis"])
+def test_the_run_goes_on_after_a_container_is_killed(stack: Stack, service: str) -> None:
+    stack.kill(service)
+    stack.trains_on(2)
+
+
+def test_no_tree_was_lost_or_trained_on_twice(stack: Stack) -> None:
+    stack.wait_until(lambda: stack.steps()[-1:] == [STEPS], f"step {STEPS}, the last")
+    assert stack.steps() == list(range(1, STEPS + 1))
+    assert sorted(stack.trees()) == [
+        (step, f"step-{step:05d}/{number}") for step in range(1, STEPS + 1) for number in range(PROMPTS_PER_STEP)
+    ]
+    stack.wait_until(lambda: stack.redis("XLEN", f"treerl:{RUN}:{GRADED}") == "0", "acknowledgement of the last trees")
+    left = {name: stack.redis("XLEN", f"treerl:{RUN}:{name}") for name in (PROMPTS, TREES, "dead")}
+    assert left == {PROMPTS: "0", TREES: "0", "dead": "0"}
