@@ -46,7 +46,11 @@ test: $(VENV)/.installed-dev ## Run all tests.
 
 .PHONY: test-deploy
 test-deploy: $(VENV)/.installed-dev ## Lint containers and charts; with a Docker engine, run and break a whole stack.
-	@$(BIN)/python -m pytest -s tests/unit/deploy tests/deploy
+	@$(BIN)/python -m pytest -s tests/unit/deploy tests/deploy $(TEST_FLAGS)
+
+.PHONY: monitoring
+monitoring: $(VENV)/.installed-dev ## Generate dashboards, alerts and docs/metrics.md from the metrics.
+	@$(BIN)/python -m monitoring
 
 .PHONY: check
 check: $(VENV)/.installed-dev ## Lint, type-check, and check that generated code is up to date.

@@ -9,8 +9,9 @@ Every round takes each of these in turn:
   hostile, with short limits; then the same again with benign ones in their place. Latencies, of the others only, count
   from when a grading fell due: the wait for its turn is in them.
 
-All on the default settings. Not measured: gRPC and streams, the verifier's own start, tests of several cases, math
-under hostile load, memory, accuracy (but a wrong verdict of ours ends the benchmark).
+All on the default settings; no answer comes twice, so none is known already. Not measured: gRPC and streams, the
+verifier's own start, tests of several cases, math under hostile load, memory, accuracy (but a wrong verdict of ours
+ends the benchmark).
 """
 
 import asyncio
@@ -53,6 +54,7 @@ _CODE_LIMITS = Limits(_SETTINGS.code_timeout_s, _SETTINGS.code_memory_bytes, _SE
 _CASE = StdinCase(input="20\n", output="21\n")
 _PROBLEM = Problem("code", Domain.CODE, "Add one.", tests=StdinTests(cases=(_CASE,)))
 _BENIGN = "print(int(input()) + 1)"
+_numbers = itertools.count()
 _HOSTILE = (
     "while True: pass",
     "blocks = []\nwhile True: blocks.append(b'x' * (1 << 20))",
@@ -193,7 +195,8 @@ async def _hostile_ratio(grader: Grader, rng: random.Random) -> float:
 async def _grade(grader: Grader, hostile: str | None) -> None:
     """Grade a hostile program with short limits, or the benign one with the default ones."""
     limits = HOSTILE_LIMITS if hostile else None
-    verdict = await grader.grade(_PROBLEM, f"```python\n{hostile or _BENIGN}\n```", limits)
+    program = f"{hostile or _BENIGN}\n# {next(_numbers)}"
+    verdict = await grader.grade(_PROBLEM, f"```python\n{program}\n```", limits)
     stopped = verdict.outcome in (Outcome.TIMEOUT, Outcome.MEMORY, Outcome.OUTPUT_LIMIT)
     if not (stopped if hostile else verdict.outcome is Outcome.CORRECT):
         raise TreerlError(f"{hostile or _BENIGN!r} was graded {verdict.outcome.name}: {verdict.reason}")

@@ -138,5 +138,12 @@ ALERTS = (
 def rules() -> str:
     """All alerts as a file of rules."""
     document = {"groups": [{"name": "treerl", "rules": [alert.rule() for alert in ALERTS]}]}
-    header = "# Made by `python -m monitoring` from monitoring/alerts.py.\n---\n"
-    return header + yaml.safe_dump(document, sort_keys=False, width=1000)
+    header = "# Made by `python -m monitoring` from monitoring/alerts.py.\n# yamllint disable rule:line-length\n"
+    return header + yaml.dump(document, Dumper=_IndentedLists, sort_keys=False, width=1000)
+
+
+class _IndentedLists(yaml.SafeDumper):
+    """Writes the items of a list further in than its key."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)

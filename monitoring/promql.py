@@ -30,7 +30,11 @@ def name(metric: Metric) -> str:
 
 def series(metric: Metric, matchers: str = "", suffix: str = "") -> str:
     """The chosen runs' series of a metric, such as `treerl_step{namespace=~"$namespace",run=~"$run"}`."""
-    return f"{name(metric)}{suffix}{{{','.join(part for part in (SCOPE, matchers) if part)}}}"
+    called, of_name = name(metric) + suffix, ""
+    if ":" in called:
+        # prometheus_client writes a colon as an underscore to a scraper that asks for OpenMetrics without UTF-8
+        called, of_name = "", '__name__=~"' + called.replace(":", "[:_]") + '"'
+    return f"{called}{{{','.join(part for part in (of_name, SCOPE, matchers) if part)}}}"
 
 
 def latest(gauge: Gauge | str, *by: str, matchers: str = "") -> str:
@@ -72,6 +76,11 @@ def mean(histogram: Histogram, *by: str) -> str:
         for suffix in ("_sum", "_count")
     }
     return f"{of['_sum']} / ({of['_count']} > 0)"
+
+
+def or_zero(query: str) -> str:
+    """What a query gives, and 0 for runs of which it gives nothing, because nothing of the kind happened yet."""
+    return f"{query} or on (run) 0 * sum by (run) ({series(metrics.CALLS_WAITING)})"
 
 
 def process(measure: str) -> str:

@@ -64,5 +64,7 @@ def _shown_in(metric: str) -> str:
 
 
 def _names(metric: str, queries: Iterable[str]) -> bool:
+    if ":" in metric:
+        return any(metric.replace(":", "[:_]") in query for query in queries)
     endings = ("{", "_bucket{", "_sum{", "_count{", "[", ")")
     return any(metric + ending in query for query in queries for ending in endings)

@@ -1,7 +1,7 @@
 """Whether work flows, weights arrive, and processes live."""
 
 from monitoring.panels import Board, Look, Panel, Query, Row, Unit
-from monitoring.promql import WINDOW, latest, process, quantile, rate, ratio, series, total
+from monitoring.promql import WINDOW, latest, or_zero, process, quantile, rate, ratio, series, total
 from services.common import metrics
 
 _FLOW = Row(
@@ -116,7 +116,7 @@ _PROCESSES = Row(
         Panel(
             "Failed calls",
             "RPCs a second that did not end with OK, by method and status. Healthy: 0 but for clients' own mistakes.",
-            (Query(rate(metrics.RPCS, "method", "status", matchers='status!="OK"'), "{{method}} {{status}}"),),
+            (Query(or_zero(rate(metrics.RPCS, "method", "status", matchers='status!="OK"')), "{{method}} {{status}}"),),
             Unit.PER_SECOND,
         ),
         Panel(

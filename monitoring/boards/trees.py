@@ -83,7 +83,7 @@ _COST = Row(
         ),
         Panel(
             "Decoded tokens",
-            "Tokens sampled a second, over all samplers.",
+            "Tokens sampled a second, over all samplers. Healthy: near what `treerl bench sampler` shows.",
             (Query(rate(metrics.DECODED_TOKENS)),),
             Unit.PER_SECOND,
         ),

@@ -1,7 +1,7 @@
 """What the verifier finds, how fast, and how safely."""
 
 from monitoring.panels import Board, Look, Panel, Query, Row, Unit
-from monitoring.promql import latest, quantile, rate, series, share, total
+from monitoring.promql import latest, or_zero, quantile, rate, series, share, total
 from services.common import metrics
 from services.common.streams import TREES
 
@@ -18,7 +18,7 @@ _FINDINGS = Row(
         ),
         Panel(
             "Verdicts a second",
-            "By domain, over all verifiers.",
+            "By domain, over all verifiers. Healthy: as many as leaves are sampled.",
             (Query(rate(metrics.VERDICTS, "domain"), "{{domain}}"),),
             Unit.PER_SECOND,
         ),
@@ -26,7 +26,7 @@ _FINDINGS = Row(
             "Judgements kept",
             "Judgements asked for a second: hit was known from before, shared waited for one under way, miss had to be "
             "made. Healthy: many hits once the policy repeats its answers.",
-            (Query(rate(metrics.CACHED_JUDGEMENTS, "result"), "{{result}}"),),
+            (Query(or_zero(rate(metrics.CACHED_JUDGEMENTS, "result")), "{{result}}"),),
             Unit.PER_SECOND,
             Look.STACKED,
         ),
@@ -71,7 +71,7 @@ _SAFETY = Row(
             "Programs killed",
             "A second, by the limit that they broke. Healthy: few; a rise means a policy that loops or floods. starved "
             "means too many tests for the cores.",
-            (Query(rate(metrics.CHILD_KILLS, "cause"), "{{cause}}"),),
+            (Query(or_zero(rate(metrics.CHILD_KILLS, "cause")), "{{cause}}"),),
             Unit.PER_SECOND,
             Look.STACKED,
         ),
@@ -79,7 +79,7 @@ _SAFETY = Row(
             "Graders replaced",
             "Math workers and sandboxes replaced a second, by cause. Healthy: a few timeouts of math workers, no lost "
             "sandbox, no crash.",
-            (Query(rate(metrics.GRADER_RESTARTS, "kind", "cause"), "{{kind}} {{cause}}"),),
+            (Query(or_zero(rate(metrics.GRADER_RESTARTS, "kind", "cause")), "{{kind}} {{cause}}"),),
             Unit.PER_SECOND,
         ),
         Panel(

@@ -101,8 +101,20 @@ def up(
 
 
 @app.command()
-def train(config: Config) -> None:
+def train(
+    config: Config,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Check the file, print what the run would take, and start nothing.")
+    ] = False,
+) -> None:
     """Run only the trainer, with services that already run elsewhere."""
+    if dry:
+        from rich.console import Console
+
+        from services.cli.dry_run import dry_run
+
+        dry_run(config, Console())
+        return
     from services.cli.train import run_train
 
     run_to_end(run_train(config))
@@ -303,6 +315,22 @@ def bench(
 ) -> None:
     """Measure a service on this machine (a few minutes), or trees against chains at equal tokens (about ten)."""
     run_to_end(run_bench(target, as_json=as_json))
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Option(help="Folder of a run.")],
+    output: Annotated[Path, typer.Option(help="Folder to write; it must not exist, or be empty.")],
+    checkpoint: Annotated[
+        int | None, typer.Option(metavar="STEP", help="Step of the checkpoint.  [default: the newest]")
+    ] = None,
+) -> None:
+    """Write the policy of a checkpoint as a Hugging Face folder, which transformers and vLLM load."""
+    from services.cli.export import export_policy
+    from services.cli.run_folder import RunFolder
+
+    exported = export_policy(RunFolder(run), checkpoint, output)
+    print(f"{output}: policy after step {exported.step}")
 
 
 @app.command()

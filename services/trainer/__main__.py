@@ -15,6 +15,7 @@ from services.common.errors import TreerlError, UnavailableError
 from services.common.grpc_server import GrpcServer
 from services.common.logs import configure_logs
 from services.trainer import torchrun
+from services.trainer.loggers import open_loggers
 from services.trainer.run_control import RunControl
 from services.trainer.run_log import RunLog
 from services.trainer.servicer import SERVICE_NAME, TrainerServicer
@@ -55,7 +56,7 @@ async def _lead(settings: TrainerSettings) -> None:
     Raises:
         TreerlError: the run cannot start or cannot go on.
     """
-    control, run_log = RunControl(), RunLog(settings.output_dir)
+    control, run_log = RunControl(), RunLog(settings.output_dir, open_loggers(settings))
     server = GrpcServer(settings, SERVICE_NAME)
     add_TrainerServiceServicer_to_server(TrainerServicer(settings, control, run_log), server.server)
     async with server:

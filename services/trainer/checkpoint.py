@@ -1,6 +1,7 @@
 """Checkpoints: folders from which a run goes on, each there whole or not at all.
 
     {root}/step-00000012/   deepspeed/, layout.json   what the policy saves: weights, optimizer and random state
+                            model/                    the policy as a plain Hugging Face folder, for `treerl export`
                             run.json                  where the run stands, and the SHA-256 of every other file
 
 A folder is filled under a hidden name, forced to disk and renamed. A kill at any instant leaves the one before usable.
@@ -15,7 +16,10 @@ from pathlib import Path
 import structlog
 
 from services.common.durable_folder import digests, write_folder
-from services.common.errors import CheckpointError
+from services.common.errors import CheckpointError, NotFoundError
+
+MODEL = "model"
+"""Folder in a checkpoint that any Hugging Face loader reads."""
 
 _RUN = "run.json"
 
@@ -55,9 +59,9 @@ class Checkpoints:
         Args:
             step: steps done.
             log_offsets: bytes of each log file, already on disk, that the checkpoint covers.
-            write: writes the policy's state into the folder that it is given.
+            write: writes the policy's state, and the policy itself into `MODEL`, into the folder that it is given.
         """
-        folder = self._root / f"step-{step:08d}"
+        folder = self._folder(step)
 
         def write_all(unfinished: Path) -> None:
             write(unfinished)
@@ -85,9 +89,25 @@ class Checkpoints:
             raise CheckpointError(f"every checkpoint in {self._root} is damaged; set resume to never to start afresh")
         return None
 
+    def of_step(self, step: int) -> Checkpoint:
+        """The checkpoint of a step.
+
+        Raises:
+            NotFoundError: there is none; says of which steps there are.
+            CheckpointError: it is damaged.
+        """
+        folder = self._folder(step)
+        if not folder.exists():
+            steps = ", ".join(str(int(there.name.partition("-")[2])) for there in self._finished())
+            raise NotFoundError(f"{self._root} has no checkpoint of step {step}; there are: {steps or 'none'}")
+        return _read(folder)
+
     def discard(self) -> None:
         """Remove all checkpoints."""
         shutil.rmtree(self._root, ignore_errors=True)
+
+    def _folder(self, step: int) -> Path:
+        return self._root / f"step-{step:08d}"
 
     def _finished(self) -> list[Path]:
         return sorted(self._root.glob("step-*"))

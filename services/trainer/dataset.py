@@ -28,29 +28,22 @@ class Source:
     weight: float = 1.0
 
 
+@dataclass(frozen=True, slots=True)
 class Dataset:
-    """A mixture of sources."""
+    """A mixture of sources.
 
-    def __init__(self, sources: Sequence[Source], seed: int) -> None:
-        """
-        Args:
-            sources: at least one, each with a problem.
-            seed: decides the order of each.
-        """
-        self._sources = tuple(sources)
-        self._weights = [Fraction(source.weight) for source in sources]
-        self._seed = seed
-        # a step spans two epochs of a source at most, unless its data are few
-        self._order = lru_cache(maxsize=2 * len(sources))(self._shuffled)
+    Attributes:
+        sources: at least one, each with a problem.
+        seed: decides the order of each.
+    """
+
+    sources: tuple[Source, ...]
+    seed: int
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """Those of all sources, in the order of their files."""
-        return tuple(problem for source in self._sources for problem in source.problems)
-
-    def in_order_of(self, seed: int) -> "Dataset":
-        """The same mixture in another order."""
-        return Dataset(self._sources, seed)
+        """All problems, source by source."""
+        return tuple(problem for source in self.sources for problem in source.problems)
 
     def problems_for_step(self, step: int, count: int) -> list[Problem]:
         """The problems of one step.
@@ -59,22 +52,15 @@ class Dataset:
             step: the first is 1.
             count: problems a step; the same for every step of a run.
         """
-        before, after = draws(self._weights, (step - 1) * count), draws(self._weights, step * count)
+        weights = [Fraction(source.weight) for source in self.sources]
+        before, after = draws(weights, (step - 1) * count), draws(weights, step * count)
         drawn = [(source, n) for source, first in enumerate(before) for n in range(first, after[source])]
-        drawn.sort(key=lambda draw: (_turn(draw[1], self._weights[draw[0]]), draw[0]))
-        return [self._visited(source, position) for source, position in drawn]
+        drawn.sort(key=lambda draw: (_turn(draw[1], weights[draw[0]]), draw[0]))
+        return [self._visited(self.sources[source], position) for source, position in drawn]
 
-    def _visited(self, source: int, position: int) -> Problem:
-        problems = self._sources[source].problems
-        epoch, place = divmod(position, len(problems))
-        return problems[self._order(source, epoch)[place]]
-
-    def _shuffled(self, source: int, epoch: int) -> list[int]:
-        name = self._sources[source].name
-        of_source = f" of {name}" if name else ""
-        order = list(range(len(self._sources[source].problems)))
-        random.Random(f"order of epoch {epoch}{of_source} under seed {self._seed}").shuffle(order)
-        return order
+    def _visited(self, source: Source, position: int) -> Problem:
+        epoch, place = divmod(position, len(source.problems))
+        return source.problems[_order(source.name, self.seed, epoch, len(source.problems))[place]]
 
 
 def draws(weights: Sequence[Fraction], total: int) -> list[int]:
@@ -95,3 +81,11 @@ def draws(weights: Sequence[Fraction], total: int) -> list[int]:
 
 def _turn(draw: int, weight: Fraction) -> Fraction:
     return (draw + Fraction(1, 2)) / weight
+
+
+@lru_cache(maxsize=16)  # a step spans two epochs of a source at most, unless its data are few
+def _order(name: str, seed: int, epoch: int, size: int) -> list[int]:
+    of_source = f" of {name}" if name else ""
+    order = list(range(size))
+    random.Random(f"order of epoch {epoch}{of_source} under seed {seed}").shuffle(order)
+    return order

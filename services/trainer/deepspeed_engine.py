@@ -61,7 +61,11 @@ def _configuration(settings: TrainerSettings) -> dict[str, Any]:
                 "torch_adam": True,  # DeepSpeed's own would be compiled at run time
             },
         },
-        "zero_optimization": {"stage": settings.zero_stage},
+        "zero_optimization": {
+            "stage": settings.zero_stage,
+            "offload_optimizer": {"device": "none" if settings.offload == "none" else "cpu"},
+            "offload_param": {"device": "cpu" if settings.offload == "optimizer_and_weights" else "none"},
+        },
         "bf16": {"enabled": settings.precision == "bf16"},
         "steps_per_print": sys.maxsize,
     }

@@ -1,11 +1,14 @@
 """The Hugging Face model of a policy: loading it, and its logits where they are wanted."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from services.common.errors import ConfigurationError
@@ -44,6 +47,23 @@ def target_logits(model: Callable[..., Tensor], batch: Microbatch, device: torch
     token_ids_rs = torch.from_numpy(batch.token_ids_rs).to(device)
     source_n = torch.from_numpy(batch.source_n).to(device)
     return model(token_ids_rs, source_n, None if batch.layout is None else TreeAttention(batch.layout, device))
+
+
+def recompute_layers(model: PreTrainedModel) -> None:
+    """Have each layer forget its activations and compute them again in the backward pass (Chen et al. 2016).
+
+    transformers' own switch works in training mode alone, in which some models drop out.
+
+    Raises:
+        ConfigurationError: the model has no layers that can.
+    """
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise ConfigurationError(
+            f"gradient_checkpointing: {type(model).__name__} has no layers that can be computed again; set it to off"
+        )
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
 def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:

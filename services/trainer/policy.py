@@ -19,7 +19,8 @@ from torch import Tensor
 
 from services.common.errors import CheckpointError
 from services.trainer.deepspeed_engine import gathered, make_engine
-from services.trainer.language_model import TargetLogits, load_model, target_logits
+from services.trainer.language_model import TargetLogits, load_model, recompute_layers, target_logits
+from services.trainer.lora import Adapters
 from services.trainer.loss import TokenScores, token_logprobs, token_scores
 from services.trainer.objective import Objective
 from services.trainer.packing import Microbatch, pack
@@ -95,12 +96,19 @@ class Policy:
             temperature=settings.sampling.temperature,
         )
         self.processes = Processes()
-        self._layout = {"zero_stage": settings.zero_stage, "processes": self.processes.size}
+        self._layout = {
+            "zero_stage": settings.zero_stage,
+            "processes": self.processes.size,
+            "lora": settings.lora and settings.lora.model_dump(mode="json"),
+        }
         self._zero_stage = settings.zero_stage
         self._model = load_model(settings.model, _DTYPES[settings.precision])
+        self._adapters = settings.lora and Adapters(self._model, settings.lora, settings.seed, settings.model)
+        if settings.gradient_checkpointing == "layers":
+            recompute_layers(self._model)
         self._engine = make_engine(TargetLogits(self._model), settings)
         self.packing = self._possible_packing(settings.packing)
-        self._reference = self._load_reference(settings) if settings.kl_coefficient else None
+        self._reference = self._reference_logits(settings) if settings.kl_coefficient else None
         # What a process computes that has fewer microbatches than others, without weight, because ZeRO's collectives
         # are part of forward and backward passes.
         (self._idle,) = pack([sequence_row((0,), (0,))], self.packing, 2, "token")
@@ -188,10 +196,17 @@ class Policy:
 
     @_together
     def write_model(self, folder: Path) -> None:
-        """Write model.safetensors and config.json; tied weights are written once."""
+        """Write model.safetensors and config.json; tied weights are written once.
+
+        Adapters are merged into the weights, and written by themselves into the folder `adapter`.
+        """
         tensors = self._whole_tensors()
-        if self.processes.rank == 0:
-            self._model.save_pretrained(folder, state_dict=tensors)
+        if self.processes.rank > 0:
+            return
+        if self._adapters is not None:
+            self._adapters.write(folder / "adapter", tensors)
+            tensors = self._adapters.merged(tensors)
+        self._model.save_pretrained(folder, state_dict=tensors)
 
     @_together
     def save(self, folder: Path) -> None:
@@ -202,7 +217,13 @@ class Policy:
         if self.processes.rank == 0:
             (folder / _LAYOUT_FILE).write_text(json.dumps(self._layout))
         state = {"torch_rng": torch.get_rng_state()}
-        self._engine.save_checkpoint(str(folder), tag=_CHECKPOINT_TAG, client_state=state, save_latest=False)
+        self._engine.save_checkpoint(
+            str(folder),
+            tag=_CHECKPOINT_TAG,
+            client_state=state,
+            save_latest=False,
+            exclude_frozen_parameters=self._adapters is not None,
+        )
         self.processes.wait_for_all()
 
     @_together
@@ -210,7 +231,7 @@ class Policy:
         """Go on from what `save` wrote.
 
         Raises:
-            CheckpointError: it is of another model, another ZeRO stage or another number of processes.
+            CheckpointError: it is of another model, or of another ZeRO stage, number of processes or kind of adapters.
         """
         # DeepSpeed reads some checkpoints of another stage without a word, and starts the optimizer anew
         saved = json.loads((folder / _LAYOUT_FILE).read_text())
@@ -218,7 +239,9 @@ class Policy:
             if saved[setting] != value:
                 raise CheckpointError(f"checkpoint {folder} needs {setting} {saved[setting]}, set is {value}")
         try:
-            _, client_state = self._engine.load_checkpoint(str(folder), tag=_CHECKPOINT_TAG)
+            _, client_state = self._engine.load_checkpoint(
+                str(folder), tag=_CHECKPOINT_TAG, load_module_strict=self._adapters is None
+            )
         except RuntimeError as error:
             first_line = str(error).partition("\n")[0]
             raise CheckpointError(f"checkpoint {folder} does not fit this model: {first_line}") from error
@@ -240,16 +263,27 @@ class Policy:
         target_n = self._tensor(batch.target_n)
         scores = token_scores(self._logits(batch), target_n, self._temperature)
         if self._reference is not None:
-            reference_nv = target_logits(self._reference, batch, self._engine.device)
-            reference_logprob_n = token_logprobs(reference_nv, target_n, self._temperature)
+            reference_logprob_n = token_logprobs(self._reference(batch), target_n, self._temperature)
             scores = replace(scores, reference_logprob_n=reference_logprob_n)
         return scores.to(torch.device("cpu"))
 
-    def _load_reference(self, settings: TrainerSettings) -> TargetLogits:
-        """The model that the run started from, whole and on this device."""
+    def _reference_logits(self, settings: TrainerSettings) -> Callable[[Microbatch], Tensor]:
+        """What computes the logits of the model that the run started from: this one without its adapters, or a second.
+
+        A second one is whole and on this device.
+        """
+        adapters = self._adapters
+        if adapters is not None:
+
+            def without_adapters(batch: Microbatch) -> Tensor:
+                with adapters.off():
+                    return self._logits(batch)
+
+            return without_adapters
         model = load_model(settings.model, _DTYPES[settings.precision])
         model.set_attn_implementation(self._model.config._attn_implementation)
-        return TargetLogits(model).requires_grad_(False).to(self._engine.device)
+        whole = TargetLogits(model).requires_grad_(False).to(self._engine.device)
+        return lambda batch: target_logits(whole, batch, self._engine.device)
 
     def _logits(self, batch: Microbatch) -> Tensor:
         return target_logits(self._engine, batch, self._engine.device)

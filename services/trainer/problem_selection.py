@@ -90,7 +90,7 @@ def load_problems(settings: TrainerSettings) -> tuple[Dataset, tuple[Problem, ..
             raise ConfigurationError(f"of data file {source.path} no problem is left to train on: {_told(left_out)}")
         sources.append(Source(name, problems, source.weight))
     evaluated = (rated.problem for of_source in heldout for rated in of_source[: settings.heldout_problems])
-    return Dataset(sources, settings.seed), tuple(evaluated)
+    return Dataset(tuple(sources), settings.seed), tuple(evaluated)
 
 
 def _named(data: Path | Mapping[str, SourceT] | None) -> Mapping[str, SourceT | TrainingSource]:

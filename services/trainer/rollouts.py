@@ -106,7 +106,8 @@ def batch_of(tree_id: str) -> str:
     return tree_id.rpartition("/")[0]
 
 
-def _state_of(batch: str) -> int:
+def state_of(batch: str) -> int:
+    """Step or version that a batch belongs to."""
     return int(batch.rpartition("-")[2].partition(".")[0])
 
 
@@ -139,7 +140,7 @@ class Rollouts:
         while entries := await self._streams.unfinished(GRADED, after):
             after = entries[-1].position
             await self._take(entries)
-        covered = [batch for batch in self._batches if _state_of(batch) <= checkpoint_step]
+        covered = [batch for batch in self._batches if state_of(batch) <= checkpoint_step]
         self._collected = covered
         await self.commit()
 

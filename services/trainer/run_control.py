@@ -31,6 +31,7 @@ class RunControl:
         self._changed = asyncio.Condition()
         self._pausing = False
         self._saves: list[asyncio.Future[Checkpoint]] = []
+        metrics.RUN_STATE.set(self.state.value)
 
     async def between_steps(self, save: Callable[[], Awaitable[Checkpoint]]) -> None:
         """Called by the loop before each step: saves if asked to, and returns unless or until the run may go on.

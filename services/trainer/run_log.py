@@ -23,6 +23,7 @@ from google.protobuf.json_format import MessageToDict
 
 from services.common import codec, metrics
 from services.trainer.advantages import WeightedTree
+from services.trainer.loggers import Logger
 from services.trainer.records import CategoryAccuracy, Evaluation, Record, StepMetrics
 from services.trainer.tree_statistics import show_tree_statistics, tree_statistics
 
@@ -34,8 +35,14 @@ log = structlog.get_logger()
 class RunLog:
     """Appends records, and hands them to any number of watchers."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, loggers: Sequence[Logger] = ()) -> None:
+        """
+        Args:
+            folder: of the run.
+            loggers: are told everything that is recorded.
+        """
         self._folder = folder
+        self._loggers = loggers
         self._records: list[Record] = []
         self._changed = asyncio.Condition()
         self._closed = False
@@ -58,6 +65,8 @@ class RunLog:
         steps = [StepMetrics(**row) for row in _read_lines(self._folder / _METRICS)]
         evaluations = [_evaluation(row) for row in _read_lines(self._folder / _EVALUATIONS)]
         self._records = sorted([*steps, *evaluations], key=lambda r: (r.policy_version, isinstance(r, Evaluation)))
+        for logger in self._loggers:
+            logger.start(self._records)
 
     async def append_step(self, step: StepMetrics, trees: Sequence[WeightedTree]) -> None:
         """Record a step and the trees that it trained on, with the weights of their segments."""
@@ -109,7 +118,9 @@ class RunLog:
                     yield record
 
     async def close(self) -> None:
-        """End every watch once it has sent everything."""
+        """End every watch once it has sent everything, and every logger."""
+        for logger in self._loggers:
+            await asyncio.to_thread(logger.close)  # one may still have to send
         async with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -119,6 +130,8 @@ class RunLog:
             file.write(data)
 
     async def _publish(self, record: Record) -> None:
+        for logger in self._loggers:
+            logger.write(record)
         async with self._changed:
             self._records.append(record)
             self._changed.notify_all()

@@ -21,6 +21,9 @@ from services.trainer.data_settings import DataSource, HeldoutOverlap, PassRate,
 from services.trainer.packing import LossMean
 from services.trainer.rows import Packing
 
+LoggerName: TypeAlias = Literal["tensorboard", "wandb"]
+"""Where a run's record is shown besides its own files and Prometheus."""
+
 MismatchCorrection: TypeAlias = Literal["off", "token", "sequence"]
 """Whether losses are corrected for the mismatch of engine and trainer, and if, by tokens or by responses."""
 
@@ -100,6 +103,18 @@ class SamplingSettings(BaseModel):
     def greedy_parameters(self) -> SamplingParameters:
         """As the domain object, for evaluation: the most probable token every time."""
         return replace(self.parameters(seed=0), temperature=0.0, top_p=1.0, seed=None, logprobs=Logprobs.RAW)
+
+
+class LoraSettings(BaseModel):
+    """Adapters that are trained in place of the model's own weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rank: int = Field(default=16, ge=1, description="inner size of each adapter")
+    alpha: float = Field(default=32.0, gt=0, description="what an adapter adds counts alpha / rank")
+    target_modules: tuple[str, ...] = Field(
+        default=(), description="names of the linear layers that get adapters, such as q_proj; none: all but the head"
+    )
 
 
 class TrainerSettings(ServiceSettings):
@@ -212,6 +227,9 @@ class TrainerSettings(ServiceSettings):
     )
     adam_betas: tuple[float, float] = Field(default=(0.9, 0.95), description="AdamW's decay rates of the two moments")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's decoupled weight decay")
+    lora: LoraSettings | None = Field(
+        default=None, description="train adapters (LoRA) instead of the model's own weights; none: the weights"
+    )
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are scaled down to this norm")
 
     packing: Packing = Field(
@@ -226,6 +244,14 @@ class TrainerSettings(ServiceSettings):
         "trainer that you start by torchrun yourself",
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="what DeepSpeed shards over the processes (ZeRO)")
+    offload: Literal["none", "optimizer", "optimizer_and_weights"] = Field(
+        default="none",
+        description="what is kept in the CPU's memory, where AdamW then runs: the optimizer's state needs zero_stage 1 "
+        "or more, weights need 3",
+    )
+    gradient_checkpointing: Literal["off", "layers"] = Field(
+        default="off", description="layers computes each layer once more in the backward pass, to keep less memory"
+    )
     microbatch_tokens: int = Field(
         default=8192,
         ge=1,
@@ -245,12 +271,24 @@ class TrainerSettings(ServiceSettings):
         description="steps between evaluations; 0 evaluates only before the first and after the last step",
     )
 
+    loggers: tuple[LoggerName, ...] = Field(
+        default=(),
+        description="where the record is shown besides the run's folder; each is an extra of the package",
+    )
+
     mismatch_multiple: float = Field(
         default=5.0, gt=1, description="stop when mean |engine - trainer| logprob exceeds this multiple of its baseline"
     )
     canary_tolerance: float = Field(
         default=0.01, gt=0, description="largest canary difference after a reload, in nats; bf16 needs about 0.3"
     )
+
+    @model_validator(mode="after")
+    def _offload_fits_stage(self) -> Self:
+        needed = {"none": 0, "optimizer": 1, "optimizer_and_weights": 3}[self.offload]
+        if self.zero_stage < needed:
+            raise ValueError(f"offload {self.offload!r} needs zero_stage {needed} or more, set is {self.zero_stage}")
+        return self
 
     @model_validator(mode="after")
     def _schedule_fits_run(self) -> Self:

@@ -34,7 +34,7 @@ def become_torchrun(module: str, processes: int) -> NoReturn:
     words = (
         *(sys.executable, "-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={processes}"),
         *("--rdzv-backend=c10d", "--rdzv-conf=store_type=file", "--local-addr=127.0.0.1"),
-        *("-m", module, *sys.argv[1:]),
+        *("-m", "--", module, *sys.argv[1:]),  # without the dashes it would take some flags for its own
     )
     os.execve(sys.executable, words, os.environ | _ONE_MACHINE)
 

@@ -3,13 +3,14 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
 from services.common import metrics
 from services.common.problem import Problem
 from services.common.streams import Streams, connect
-from services.trainer.checkpoint import Checkpoint, Checkpoints
+from services.trainer.checkpoint import MODEL, Checkpoint, Checkpoints
 from services.trainer.dataset import Dataset
 from services.trainer.policy import Policy
 from services.trainer.problem_selection import load_problems
@@ -67,7 +68,7 @@ class TrainingRun:
         step = self.control.step
         if self.checkpoint is None or self.checkpoint.step != step:
             offsets = await self.thread.run(self.log.sync)
-            self.checkpoint = await self.thread.run(self.checkpoints.save, step, offsets, self.policy.save)
+            self.checkpoint = await self.thread.run(self.checkpoints.save, step, offsets, self._write_state)
             self._show_checkpoint(self.checkpoint)
             await self.rollouts.commit()
         return self.checkpoint
@@ -95,6 +96,11 @@ class TrainingRun:
         metrics.STEP_TIMESTAMP.set_to_current_time()
         metrics.CHECKPOINT_EVERY.set(self.settings.checkpoint_every)
         log.info("starting", step=self.control.step, steps=self.settings.steps)
+
+    def _write_state(self, folder: Path) -> None:
+        self.policy.save(folder)
+        (folder / MODEL).mkdir()
+        self.weights.write(self.policy, folder / MODEL)
 
     def _show_checkpoint(self, checkpoint: Checkpoint) -> None:
         self.control.checkpoint_step = checkpoint.step

@@ -77,11 +77,11 @@ class WeightsFolder:
                 "again from the last checkpoint with a lower learning_rate"
             )
         canaries = [Canary(tuple(ids), known) for ids, known in zip(sequences, logprobs, strict=True)]
+        return published_weights.publish(self._root, version, canaries, lambda folder: self.write(policy, folder))
 
-        def write(folder: Path) -> None:
-            for file in self._model.iterdir():
-                if file.suffix in _COPIED_SUFFIXES and not file.name.endswith(".index.json"):
-                    shutil.copyfile(file, folder / file.name)
-            policy.write_model(folder)
-
-        return published_weights.publish(self._root, version, canaries, write)
+    def write(self, policy: Policy, folder: Path) -> None:
+        """Write the policy as a Hugging Face folder: weights, config, tokenizer. Blocks."""
+        for file in self._model.iterdir():
+            if file.suffix in _COPIED_SUFFIXES and not file.name.endswith(".index.json"):
+                shutil.copyfile(file, folder / file.name)
+        policy.write_model(folder)

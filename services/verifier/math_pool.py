@@ -1,6 +1,7 @@
 """Math workers that are killed at their deadline and replaced; one request at a time on each."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from services.verifier.math_policy import DEFAULT_POLICY, MathPolicy
 from services.verifier.sandbox.isolation import IsolationLevel
 
 _START_S = 60.0
+_STARTS = 3
 _ATTEMPTS = 6  # workers may be killed from outside, several times in a row; an answer that kills them must end
 _READ_BYTES = 65536
 _SOURCE_ROOT = Path(__file__).parents[2]
@@ -70,7 +72,7 @@ class MathPool:
         """
         self._level = level
         try:
-            await asyncio.gather(*(self._add_worker() for _ in range(self._size)))
+            await asyncio.gather(*(self._add_first_worker() for _ in range(self._size)))
         except _CrashError as error:
             await self.close()
             raise ConfigurationError(
@@ -136,6 +138,12 @@ class MathPool:
                 return await self._add_worker()
             except _CrashError:  # killed from outside while it started: it started before, so it will again
                 await asyncio.sleep(0.1)
+
+    async def _add_first_worker(self) -> None:
+        for _ in range(_STARTS - 1):
+            with contextlib.suppress(_CrashError):  # perhaps it was killed from outside
+                return await self._add_worker()
+        return await self._add_worker()
 
     async def _add_worker(self) -> None:
         worker = _Worker([str(self._memory_bytes), str(int(self._level)), json.dumps(asdict(self._policy))])

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, MambaConfig
 
 from services.common.errors import CheckpointError, ConfigurationError
 from services.trainer.advantages import WeightedTree
+from services.trainer.language_model import load_model, recompute_layers
 from services.trainer.packing import LossMean, pack
 from services.trainer.policy import UpdateResult
 from services.trainer.rows import Packing, Row, tree_rows
@@ -122,6 +123,51 @@ def test_a_penalty_for_leaving_the_reference_equals_plain_pytorch(
     expected = train_plainly(model, minibatches, kl_coefficient=5.0)
     assert_alike((weights(policy, tmp_path / "found"), results), expected)
     assert expected[1][1].grad_norm != pytest.approx(train_plainly(model, minibatches)[1][1].grad_norm, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "memory"),
+    [
+        (0, {"gradient_checkpointing": "layers"}),
+        (0, {"gradient_checkpointing": "layers", "packing": "flat"}),
+        (1, {"offload": "optimizer"}),
+        (2, {"offload": "optimizer"}),
+        (3, {"offload": "optimizer_and_weights", "gradient_checkpointing": "layers"}),
+    ],
+)
+def test_what_saves_memory_changes_no_update(
+    model: Path, minibatches: list[list[WeightedTree]], tmp_path: Path, zero_stage: int, memory: dict[str, Any]
+) -> None:
+    plain = make_policy(model, zero_stage=zero_stage, packing=memory.get("packing", "tree"))
+    saving = make_policy(model, zero_stage=zero_stage, **memory)
+
+    results = [train(policy, minibatches, 64) for policy in (plain, saving)]
+
+    for expected, found in zip(*results, strict=True):
+        assert asdict(found) == pytest.approx(asdict(expected), rel=1e-6)
+    expected, found = weights(plain, tmp_path / "plain"), weights(saving, tmp_path / "saving")
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-4, msg=name)
+
+
+def test_layers_are_computed_again_in_the_backward_pass(model: Path) -> None:
+    module = load_model(model, torch.float32).eval()
+    computed = []
+    for layer in module.model.layers:
+        layer.mlp.register_forward_pre_hook(lambda *_: computed.append("layer"))
+    recompute_layers(module)
+
+    logits_bsv = module(input_ids=torch.tensor([[1, 2, 3]]), use_cache=False).logits
+    assert len(computed) == 2
+    logits_bsv.sum().backward()
+    assert len(computed) == 4
+
+
+def test_a_model_without_layers_to_compute_again_is_refused() -> None:
+    bare = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=0))
+
+    with pytest.raises(ConfigurationError, match="MambaForCausalLM has no layers that can be computed again"):
+        recompute_layers(bare)
 
 
 @pytest.mark.parametrize("kl_coefficient", [0.0, 0.1])

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 import zstandard
 from grpc import aio
@@ -114,6 +115,47 @@ async def test_a_killed_trainer_comes_back_and_finishes(trainer: Trainer, sample
     assert steps == [1, 2, 3, 4, 5, 6]
     assert trainer.trained_trees() == [f"step-{step:05d}/{index}" for step in range(1, 7) for index in (0, 1)]
     assert len(set(trainer.fake.served)) == len(trainer.fake.served)
+
+
+def worker(process: subprocess.Popen[str], rank: int) -> psutil.Process:
+    """One of the processes that torchrun started."""
+    (found,) = (child for child in psutil.Process(process.pid).children() if child.environ()["RANK"] == str(rank))
+    return found
+
+
+async def test_a_trainer_that_lost_one_of_its_processes_ends_and_comes_back(trainer: Trainer, sampler: str) -> None:
+    flags = ("--processes=2", "--zero-stage=3", "--steps=20")
+    first = trainer.start(sampler, *flags)
+    async for response in trainer.watch(from_step=1):
+        if response.step.step == 3:
+            break
+    leader, lost = worker(first, 0), worker(first, 1)
+    lost.kill()
+    code, stderr = await ended(first)
+    assert code == 1
+    assert "process 0 of 2 of the trainer broke off in" in stderr
+    assert not leader.is_running()
+
+    second = trainer.start(sampler, *flags)
+    steps = [response.step.step async for response in trainer.watch(from_step=1)]
+    code, stderr = await ended(second)
+
+    assert code == 0, stderr
+    assert steps == list(range(1, 21))
+    assert trainer.trained_trees() == [f"step-{step:05d}/{index}" for step in steps for index in (0, 1)]
+    assert len(set(trainer.fake.served)) == len(trainer.fake.served)
+
+
+async def test_what_stops_the_leader_ends_all_processes(trainer: Trainer, sampler: str) -> None:
+    trainer.fake.forged_checksum = "0" * 64
+    process = trainer.start(sampler, "--processes=2")
+    with pytest.raises(aio.AioRpcError):
+        async for _ in trainer.watch(from_step=1):
+            pass
+    code, stderr = await ended(process)
+
+    assert code == 1
+    assert re.search("^error: sampler 127.0.0.1:.* serves version 0", stderr, re.MULTILINE)
 
 
 async def test_sigterm_abandons_the_step_and_exits_with_0(trainer: Trainer, sampler: str) -> None:

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from services.trainer.advantages import CHAIN_ADVANTAGES, AdvantageName, WeightedTree, weigh_tree
-from services.trainer.language_model import TargetLogits, target_logits
+from services.trainer.language_model import TargetLogits, recompute_layers, target_logits
 from services.trainer.loss import token_logprobs, token_scores
 from services.trainer.objective import Objective
 from services.trainer.packing import LossMean, Microbatch, pack
@@ -121,6 +121,18 @@ def test_the_gradient_is_that_of_single_responses(family: str) -> None:
             found = model.gradient(step, "tree", objective, mean, budget)
             assert (found - expected).norm() <= 1e-5 * expected.norm(), (advantage, objective, budget)
         assert expected.norm() > 1e-3
+
+
+@pytest.mark.parametrize("packing", ["tree", "flat"])
+def test_the_gradient_is_the_same_where_layers_are_computed_again(packing: Packing) -> None:
+    model, objective = Model("qwen2, windows"), Objective(0.8, 1.26)
+    step = random_step(0, "treerl")
+    expected = model.gradient(step, packing, objective, "token", budget=64)
+
+    recompute_layers(model.model)
+    found = model.gradient(step, packing, objective, "token", budget=64)
+
+    assert (found - expected).norm() <= 1e-6 * expected.norm()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -25,6 +25,7 @@ from services.verifier.grading import MIN_LIMITS, Grader
 from services.verifier.judgement import Judgement
 from services.verifier.math_equivalence import equivalent
 from services.verifier.settings import VerifierSettings
+from tests.latex_texts import PIECES
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -83,6 +84,16 @@ async def test_no_math_answer_takes_longer_than_its_limit(grader: Grader, answer
     verdict = await grader.grade(SEVEN, rf"\boxed{{{answer}}}", Limits(1.0, 0, 0))
     assert verdict.outcome in (Outcome.TIMEOUT, Outcome.MEMORY, Outcome.WRONG, Outcome.UNPARSED)
     assert verdict.wall_ms < 4000
+
+
+async def test_any_text_gets_a_verdict_from_the_workers(grader: Grader) -> None:
+    """`TREERL_FUZZ` sets how many texts, as in the tests of the parts."""
+    rng = random.Random(0)
+    count = int(os.environ.get("TREERL_FUZZ", "300")) // 10
+    answers = ["".join(rng.choices(PIECES, k=rng.randrange(1, 30))) for _ in range(count)]
+    judged = asyncio.gather(*(grader.grade(SEVEN, rf"\boxed{{{answer}}}", Limits(0.5, 0, 0)) for answer in answers))
+    found = {verdict.outcome for verdict in await judged}
+    assert found <= {Outcome.CORRECT, Outcome.WRONG, Outcome.UNPARSED, Outcome.TIMEOUT, Outcome.MEMORY}
 
 
 async def test_a_timeout_costs_its_neighbours_nothing(grader: Grader) -> None:

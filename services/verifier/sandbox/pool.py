@@ -23,6 +23,7 @@ from services.verifier.sandbox.zygote import (
 )
 
 _ATTEMPTS = 6  # zygotes may be killed from outside, several times in a row; a program that kills them must end
+_STARTS = 3
 
 ResultT = TypeVar("ResultT")
 
@@ -74,7 +75,7 @@ class SandboxPool:
             self._level = level
             try:
                 for _ in range(self._size):
-                    await self._start_zygote()
+                    await self._start_first_zygote()
             except (IsolationRefusedError, ExecutionLostError) as error:
                 refusals.append(f"{level.name.lower()}: {error}")
                 await self.close()
@@ -163,6 +164,12 @@ class SandboxPool:
             self._zygotes.discard(zygote)
             metrics.GRADER_RESTARTS.labels("sandbox", "lost").inc()
             await zygote.close()
+
+    async def _start_first_zygote(self) -> None:
+        for _ in range(_STARTS - 1):
+            with contextlib.suppress(ZygoteLostError):  # perhaps it was killed from outside
+                return await self._start_zygote()
+        return await self._start_zygote()
 
     async def _start_zygote(self) -> None:
         zygote = await Zygote.start(self._level, self._grader)

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from services.common.errors import MismatchError, UnavailableError
 from services.trainer.run_control import RunControl
@@ -18,8 +19,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*"),
     pytest.mark.filterwarnings("ignore::FutureWarning:torch.*"),
 ]
-
-LAG = {"max_policy_lag": 1, "mismatch_correction": "token"}
 
 
 @pytest.mark.parametrize(("lag", "staleness"), [(0, [0, 0, 0, 0, 0]), (1, [0, 1, 1, 1, 1]), (2, [0, 1, 2, 2, 2])])
@@ -89,17 +88,20 @@ async def test_trees_that_teach_nothing_are_replaced_until_the_step_is_full(
 
 
 async def test_a_step_that_cannot_be_filled_trains_on_what_it_has(
-    make_settings: MakeSettings, sampler: FakeSampler, capsys: pytest.CaptureFixture[str]
+    make_settings: MakeSettings, sampler: FakeSampler
 ) -> None:
     sampler.uniform = lambda tree_id: tree_id != "step-00001/1"
     settings = make_settings(steps=1, heldout_data=None, uniform_trees="replace", max_refills=2)
 
-    await run_to_end(settings)
+    with capture_logs() as logs:
+        await run_to_end(settings)
 
     assert [row["tree"]["tree_id"] for row in trained_trees(settings)] == ["step-00001/1"]
     (step,) = rows(settings.output_dir / "metrics.jsonl")
     assert (step["prompts"], step["uniform_trees"], step["refills"]) == (1, 3, 2)
-    assert "the step is not full" in capsys.readouterr().out
+    assert [line["event"].partition(":")[0] for line in logs if line["log_level"] == "warning"] == [
+        "the step is not full"
+    ]
 
 
 async def test_a_run_that_can_learn_nothing_more_says_so(make_settings: MakeSettings, sampler: FakeSampler) -> None:

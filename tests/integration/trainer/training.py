@@ -32,3 +32,10 @@ def trained_trees(settings: TrainerSettings) -> list[dict[str, Any]]:
     with (settings.output_dir / "trees.jsonl.zst").open("rb") as file:
         reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
         return [json.loads(line) for line in io.TextIOWrapper(reader, encoding="utf-8")]
+
+
+def trained_tree_ids(output_dir: Path) -> list[str]:
+    """Ids of the trees that a run trained on, in its order."""
+    with (output_dir / "trees.jsonl.zst").open("rb") as file:
+        reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+        return [json.loads(line)["tree"]["tree_id"] for line in io.TextIOWrapper(reader, encoding="utf-8")]

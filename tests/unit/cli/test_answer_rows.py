@@ -38,7 +38,7 @@ def test_a_problem_keeps_its_tests_and_its_response_as_it_is() -> None:
         (b'{"gold": 1, "pred": "1"}', "gold: Input should be a valid string"),
         (b'{"response": "x"}', "domain: Field required"),
         (b'{"domain": "math", "response": "x"}', "a math problem needs 'answer'"),
-        (b'{"domain": "art", "answer": "1", "response": "x"}', "domain: Input should be 'math' or 'code'"),
+        (b'{"domain": "art", "answer": "1", "response": "x"}', "domain: Input should be 'math', 'code' or 'custom'"),
         (b'{"gold": "1", "pred": "1", "limits": {"wall": 1}}', "limits.wall: Extra inputs are not permitted"),
         (b'{"gold": "1", "pred": "\\ud800"}', "not JSON text: "),
     ],

@@ -16,18 +16,16 @@ WEIGHTS = st.lists(st.floats(0.01, 100), min_size=1, max_size=5)
 
 
 def single(problems: tuple[Problem, ...], seed: int) -> Dataset:
-    return Dataset([Source("", problems)], seed)
+    return Dataset((Source("", problems),), seed)
 
 
 def mixture(seed: int = 0, **weights: float) -> Dataset:
     """A source of ten problems for each name; their ids begin with it."""
-    return Dataset(
-        [
-            Source(name, tuple(Problem(f"{name}{i}", Domain.MATH, "?", "1") for i in range(10)), weight)
-            for name, weight in weights.items()
-        ],
-        seed,
+    sources = (
+        Source(name, tuple(Problem(f"{name}{i}", Domain.MATH, "?", "1") for i in range(10)), weight)
+        for name, weight in weights.items()
     )
+    return Dataset(tuple(sources), seed)
 
 
 def origins(data: Dataset, step: int, count: int) -> str:

@@ -75,6 +75,8 @@ def test_evaluation_differs_from_training_in_the_draw_alone() -> None:
         ({"max_policy_lag": 1}, "max_policy_lag is 1 but mismatch_correction is off"),
         ({"max_policy_lag": -1}, "max_policy_lag: .* greater than or equal to 0"),
         ({"uniform_trees": "drop"}, "uniform_trees: Input should be 'train' or 'replace'"),
+        ({"offload": "optimizer"}, "offload 'optimizer' needs zero_stage 1 or more, set is 0"),
+        ({"offload": "optimizer_and_weights", "zero_stage": 2}, "needs zero_stage 3 or more, set is 2"),
         ({"warmup_steps": 2}, "warmup_steps is 2: expected at most steps, 1"),
         ({"min_learning_rate": 2e-6}, "min_learning_rate is 2e-06: expected at most learning_rate, 1.5e-06"),
         ({"packing": "dense"}, "packing: Input should be 'tree' or 'flat'"),

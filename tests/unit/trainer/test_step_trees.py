@@ -10,14 +10,14 @@ from services.common.problem import Domain, Problem
 from services.common.settings import load_settings
 from services.common.tree import Tree, VersionSpan
 from services.common.verdict import Outcome
-from services.trainer.dataset import Dataset
+from services.trainer.dataset import Dataset, Source
 from services.trainer.rollouts import Rollout, step_requests
 from services.trainer.settings import TrainerSettings
 from services.trainer.step_trees import refill_problems, sort_out
 from tests.builders import branch, tree
 
 PROBLEMS = tuple(Problem(f"p{i}", Domain.MATH, "?", "1") for i in range(20))
-DATASET = Dataset(PROBLEMS, seed=0)
+DATASET = Dataset((Source("", tuple(PROBLEMS)),), seed=0)
 
 
 def settings(**changes: Any) -> TrainerSettings:

@@ -3,8 +3,6 @@
 import time
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from services.verifier.answer_extraction import extract_answer, unwrap
 
@@ -68,9 +66,3 @@ def test_hostile_responses_take_linear_time(response: str) -> None:
     started = time.process_time()
     extract_answer(response)
     assert time.process_time() - started < 1.0
-
-
-@given(st.text(alphabet=st.sampled_from(list("\\{}$boxedanswer is:#*12.,/-% \n()[]<think>"))))
-def test_any_text_gives_an_answer_within_the_bound_or_none(response: str) -> None:
-    answer = extract_answer(response)
-    assert answer is None or 0 < len(answer) <= 4096

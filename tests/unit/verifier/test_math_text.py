@@ -4,28 +4,10 @@ import time
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from services.verifier.math_numbers import read_number, read_special
 from services.verifier.math_structure import Kind, read_structure, without_name
 from services.verifier.math_text import normalise, plain_text
-
-PIECES = (
-    r"\frac \text{ \text{or} \left( \right] \{ \} { } ( ) [ ] , ; : = < > \le \in \pm ^ _ 1 23 ,000 .5 % \% $ x i e "
-    r"- + / * ~ \overline{ \times \sqrt \begin{pmatrix}"
-)
-answers = st.lists(st.sampled_from([*PIECES.split(), " ", "\\", "\\ ", "\n", "pm", "for integer k", "²"])).map("".join)
-
-
-@given(answers)
-def test_any_text_has_a_normal_form(answer: str) -> None:
-    plain_text(answer)
-    text = normalise(answer).formula
-    read_number(text)
-    read_special(text)
-    read_structure(text)
-    without_name(text)
 
 
 @pytest.mark.parametrize(
