@@ -9,8 +9,9 @@ Every round takes each of these in turn:
   hostile, with short limits; then the same again with benign ones in their place. Latencies, of the others only, count
   from when a grading fell due: the wait for its turn is in them.
 
-All on the default settings; no answer comes twice, so none is known already. Not measured: gRPC and streams, the verifier's own start, tests of several cases, math
-under hostile load, memory, accuracy (but a wrong verdict of ours ends the benchmark).
+All on the default settings; no answer comes twice, so none is known already. Not measured: gRPC and streams, the
+verifier's own start, tests of several cases, math under hostile load, memory, accuracy (but a wrong verdict of ours
+ends the benchmark).
 """
 
 import asyncio
