@@ -3,6 +3,7 @@
 Not checked: whether Redis, samplers and verifiers answer, whether the weights can be loaded, and free memory.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -58,7 +59,7 @@ def model_size(folder: Path) -> ModelSize | None:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):  # shapes without memory
-            model = AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         first_line = str(error).partition("\n")[0]
         raise ConfigurationError(f"{folder}/config.json describes no model: {first_line}") from error
@@ -90,7 +91,7 @@ def _missing(trainer: TrainerSettings) -> list[str]:
     return missing
 
 
-def _paths(data: "Path | dict[str, DataSource] | None") -> list[Path]:
+def _paths(data: Path | Mapping[str, DataSource] | None) -> list[Path]:
     if data is None:
         return []
     return [data] if isinstance(data, Path) else [source.path for source in data.values()]

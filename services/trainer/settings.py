@@ -245,7 +245,7 @@ class TrainerSettings(ServiceSettings):
         description="processes of the trainer on this machine, one a GPU, started by torchrun; not looked at by a "
         "trainer that you start by torchrun yourself",
     )
-    zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="what DeepSpeed shards over the processes (ZeRO)")
+    zero_stage: int = Field(default=0, ge=0, le=3, description="what DeepSpeed shards over the processes (ZeRO)")
     offload: Literal["none", "optimizer", "optimizer_and_weights"] = Field(
         default="none",
         description="what is kept in the CPU's memory, where AdamW then runs: the optimizer's state needs zero_stage 1 "

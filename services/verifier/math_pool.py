@@ -116,7 +116,7 @@ class MathPool:
             if cause:
                 raise MathMemoryError(f"comparing the answer needs more than {self._memory_bytes} bytes of memory")
             return reply
-        raise MathWorkerLostError(f"the grader failed: {_ATTEMPTS} math workers in a row died with this answer")
+        raise MathWorkerLostError(f"the grader failed: its worker died, {_ATTEMPTS} times in a row")
 
     async def _take(self) -> "_Worker":
         """An idle worker; one that died while it idled is replaced, and no request answers for it."""

@@ -21,6 +21,12 @@ RUN = "deploy-test"
 PATIENCE_S = 600.0
 """Longest wait for anything: a supervised start on busy cores takes minutes."""
 
+_TREE_IDS = """
+local ids = {}
+for number, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do ids[number] = entry[2][2] end
+return ids
+"""
+
 
 class Stack:
     """The compose file's services under a project name of their own."""
@@ -77,9 +83,10 @@ class Stack:
             records = [json.loads(line) for line in lines.read().splitlines()]
         return [(record["step"], record["tree"]["tree_id"]) for record in records]
 
-    def redis(self, *command: str) -> str:
-        """What the stack's Redis answers."""
-        return self.compose("exec", "-T", "redis", "redis-cli", *command).decode().strip()
+    def waiting(self, stream: str) -> list[str]:
+        """Ids of the trees in a stream of the run."""
+        command = ["exec", "-T", "redis", "redis-cli", "eval", _TREE_IDS, "1", f"treerl:{RUN}:{stream}"]
+        return self.compose(*command).decode().split()
 
     def query(self, expression: str) -> list[Any]:
         """Series that the stack's Prometheus returns for an expression."""

@@ -17,6 +17,7 @@ from tests.integration.small_runs import make_policy, train, two_minibatches, we
 
 SETTINGS: dict[str, dict[str, Any]] = {
     **{f"stage {stage}": {"zero_stage": stage, "kl_coefficient": 0.1} for stage in (0, 1, 2, 3)},
+    "adapters": {"zero_stage": 3, "kl_coefficient": 0.1, "lora": {"rank": 4}, "gradient_checkpointing": "layers"},
     "single responses": {"zero_stage": 2, "packing": "flat"},
 }
 """Runs by name."""
