@@ -70,6 +70,13 @@ def test_a_trainer_of_several_nodes_meets_at_its_first_pod() -> None:
     assert component(objects(MATRIX["gpu-multi"]), "Service", "trainer")["spec"]["publishNotReadyAddresses"] is True
 
 
+def test_the_processes_of_one_node_are_a_setting() -> None:
+    documents = objects(MATRIX["one node, two processes"])
+    (container,) = component(documents, "Job", "trainer")["spec"]["template"]["spec"]["containers"]
+    assert environment(documents, "trainer")["TREERL_TRAINER_PROCESSES"] == "2"
+    assert "command" not in container
+
+
 def test_gpus_are_limits_and_choose_the_image() -> None:
     documents = objects(MATRIX["gpu-multi"])
     (sampler,) = component(documents, "StatefulSet", "sampler")["spec"]["template"]["spec"]["containers"]
