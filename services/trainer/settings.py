@@ -153,7 +153,9 @@ class TrainerSettings(ServiceSettings):
     )
 
     samplers: tuple[str, ...] = Field(
-        min_length=1, description="gRPC addresses (host:port) of every sampler of the run"
+        min_length=1,
+        description="gRPC addresses (host:port) of every sampler of the run; dns:name:port is every address that the "
+        "name has when weights are published",
     )
     search: SearchSettings = Field(default=SearchSettings(), description="shape of the trees")
     sampling: SamplingSettings = Field(default=SamplingSettings(), description="how tokens are drawn")

@@ -23,6 +23,7 @@ MATRIX: dict[str, list[str]] = {
         verifier__autoscaling__redisAddress="redis.example.com:6379",
         verifier__autoscaling__authenticationRef="my-redis",
     ),
+    "keda for samplers": flags(**REQUIRED, sampler__autoscaling__kind="keda"),
     "hpa": flags(**REQUIRED, verifier__autoscaling__kind="hpa"),
     "service monitor": flags(
         **REQUIRED,

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from services.common.settings import ServiceSettings, load_settings
+from services.common.streams import GROUP, PROMPTS, TREES
 from services.sampler.settings import SamplerSettings
 from services.trainer.settings import TrainerSettings
 from services.verifier.settings import VerifierSettings
@@ -44,8 +45,13 @@ def test_the_trainer_publishes_where_samplers_look_and_calls_each_of_them(
     assert sampler.model == trainer.model
     stateful = component(documents, "StatefulSet", "sampler")
     name, subdomain = stateful["metadata"]["name"], stateful["spec"]["serviceName"]
-    assert trainer.samplers == tuple(f"{name}-{i}.{subdomain}:50051" for i in range(stateful["spec"]["replicas"]))
     assert component(documents, "Service", "sampler")["metadata"]["name"] == subdomain
+    if "replicas" in stateful["spec"]:
+        assert trainer.samplers == tuple(f"{name}-{i}.{subdomain}:50051" for i in range(stateful["spec"]["replicas"]))
+    else:
+        ready = component(documents, "Service", "sampler-ready")
+        assert trainer.samplers == (f"dns:{ready['metadata']['name']}:50051",)
+        assert not ready["spec"].get("publishNotReadyAddresses")
 
 
 def test_a_trainer_of_several_nodes_meets_at_its_first_pod() -> None:
@@ -62,6 +68,13 @@ def test_a_trainer_of_several_nodes_meets_at_its_first_pod() -> None:
         f"--master-addr={name}-0.{name}",
     } <= set(container["args"])
     assert component(objects(MATRIX["gpu-multi"]), "Service", "trainer")["spec"]["publishNotReadyAddresses"] is True
+
+
+def test_the_processes_of_one_node_are_a_setting() -> None:
+    documents = objects(MATRIX["one node, two processes"])
+    (container,) = component(documents, "Job", "trainer")["spec"]["template"]["spec"]["containers"]
+    assert environment(documents, "trainer")["TREERL_TRAINER_PROCESSES"] == "2"
+    assert "command" not in container
 
 
 def test_gpus_are_limits_and_choose_the_image() -> None:
@@ -107,13 +120,22 @@ def test_grace_periods_leave_room_for_the_drain() -> None:
             assert pod["spec"]["terminationGracePeriodSeconds"] > 25
 
 
-def test_verifiers_follow_the_stream_that_they_read() -> None:
-    scaled = component(objects(MATRIX["gpu-multi"]), "ScaledObject", "verifier")
+@pytest.mark.parametrize(
+    ("name", "kind", "service", "stream"),
+    [
+        ("gpu-multi", "Deployment", "verifier", TREES),
+        ("keda for samplers", "StatefulSet", "sampler", PROMPTS),
+    ],
+)
+def test_workers_follow_the_stream_that_they_read(name: str, kind: str, service: str, stream: str) -> None:
+    documents = objects(MATRIX[name])
+    scaled, target = component(documents, "ScaledObject", service), component(documents, kind, service)
     (trigger,) = scaled["spec"]["triggers"]
-    assert trigger["metadata"]["stream"] == "treerl:default:trees"
-    assert trigger["metadata"]["consumerGroup"] == "workers"
+    assert trigger["metadata"]["stream"] == f"treerl:default:{stream}"
+    assert trigger["metadata"]["consumerGroup"] == GROUP
     assert trigger["metadata"]["address"] == f"{RELEASE}-redis.{NAMESPACE}:6379"
-    assert "replicas" not in component(objects(MATRIX["gpu-multi"]), "Deployment", "verifier")["spec"]
+    assert scaled["spec"]["scaleTargetRef"] == {"kind": kind, "name": target["metadata"]["name"]}
+    assert "replicas" not in target["spec"]
 
 
 def test_the_monitor_sets_the_labels_that_dashboards_choose_by() -> None:

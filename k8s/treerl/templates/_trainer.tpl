@@ -3,7 +3,6 @@
 {{- $trainer := dict "root" . "component" "trainer" }}
 {{- $name := printf "%s-trainer" (include "treerl.fullname" .) }}
 {{- $nodes := int .Values.trainer.nodes }}
-{{- $several := gt (mul $nodes (int .Values.trainer.processesPerNode)) 1 }}
 metadata:
   labels:
     {{- include "treerl.labels" $trainer | nindent 4 }}
@@ -21,19 +20,17 @@ spec:
   containers:
     - name: trainer
       {{- include "treerl.container" $trainer | nindent 6 }}
-      {{- if $several }}
+      {{- if gt $nodes 1 }}
       command: [python, -m, torch.distributed.run]
       args:
-        - --nproc-per-node={{ .Values.trainer.processesPerNode }}
-        {{- if eq $nodes 1 }}
-        - --standalone
-        {{- else }}
         - --nnodes={{ $nodes }}
+        - --nproc-per-node={{ .Values.trainer.processesPerNode }}
         - --node-rank=$(JOB_COMPLETION_INDEX)
         - --master-addr={{ $name }}-0.{{ $name }}
         - --master-port=29500
-        {{- end }}
         - -m
+        # Else torchrun would take some of the trainer's flags for its own.
+        - --
         - services.trainer
         - --config
         - /etc/treerl/config.toml
@@ -51,6 +48,10 @@ spec:
         # As long as a sampler may take to start, for the trainer starts beside it.
         - name: TREERL_TRAINER_RELOAD_PATIENCE_S
           value: {{ add .Values.sampler.startupSeconds 60 | quote }}
+        {{- if eq $nodes 1 }}
+        - name: TREERL_TRAINER_PROCESSES
+          value: {{ .Values.trainer.processesPerNode | quote }}
+        {{- end }}
         {{- if .Values.demo.enabled }}
         - name: TREERL_TRAINER_TRAIN_DATA
           value: /data/demo/train.jsonl
