@@ -40,8 +40,9 @@ class Stack:
             ports: where to publish, by the variable of the compose file.
         """
         files = [ROOT / "docker" / "compose.yaml", HERE / "short-run.yaml"]
-        chosen = {"TREERL_RUN": RUN, "VERSION": VERSION, **{name: str(port) for name, port in ports.items()}}
-        self._environment = {**os.environ, **chosen}
+        published = {name: str(port) for name, port in ports.items()}
+        chosen = {"COMPOSE_PROFILES": "", "TREERL_RUN": RUN, "VERSION": VERSION}
+        self._environment = {**os.environ, **chosen, **published}
         self.has_grafana = self._can_have_grafana()
         if not self.has_grafana:
             files.append(HERE / "without-grafana.yaml")
