@@ -20,7 +20,7 @@ from services.verifier.sandbox.isolation import IsolationLevel
 
 _START_S = 60.0
 _STARTS = 3
-_ATTEMPTS = 6  # workers may be killed from outside, several times in a row; an answer that kills them must end
+_ATTEMPTS = 10  # workers may be killed from outside, many times in a row; an answer that kills them must end
 _READ_BYTES = 65536
 _SOURCE_ROOT = Path(__file__).parents[2]
 
