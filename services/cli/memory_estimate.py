@@ -13,8 +13,9 @@ is in the CPU's memory. LoRA has no gradients and optimizer states but those of 
 Activations are those of a transformer's layers with an attention that keeps no scores: 34 bytes a token, layer and
 hidden unit in bf16; with gradient checkpointing 2 bytes, and 34 for one layer at a time; twice that in fp32
 (Korthikanti et al. 2022, arXiv 2205.05198, equation 1 without its last term, and section 5). Logits are kept in fp32,
-about three copies: themselves, their softmax and their gradient.  Not counted: DeepSpeed's buffers, and what the
-allocator wastes.
+about three copies: themselves, their softmax and their gradient.
+
+Not counted: DeepSpeed's buffers, and what the allocator wastes.
 """
 
 from dataclasses import dataclass

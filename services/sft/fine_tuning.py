@@ -99,7 +99,8 @@ def fine_tune(recipe: Recipe, output: Path, on_progress: Callable[[Progress], No
     except (OSError, ValueError) as error:
         first_line = str(error).partition("\n")[0]
         raise ConfigurationError(f"cannot load a model with its tokenizer from {recipe.model}: {first_line}") from error
-    model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)  # type: ignore[arg-type]  # mypy takes it for a method of the class
     model.eval()  # type: ignore[no-untyped-call]  # without dropout, as it will be reinforced
     encoded = list(map(encoder(tokenizer, recipe.prompt_format, recipe.system_prompt), demonstrations))
     examples = [example for example in encoded if len(example) <= recipe.max_tokens]
