@@ -18,6 +18,9 @@ import zstandard
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 RUN = "deploy-test"
+VERSION = "deploy-test"
+"""Tag of the images that are tested."""
+
 PATIENCE_S = 600.0
 """Longest wait for anything: a supervised start on busy cores takes minutes."""
 
@@ -37,7 +40,9 @@ class Stack:
             ports: where to publish, by the variable of the compose file.
         """
         files = [ROOT / "docker" / "compose.yaml", HERE / "short-run.yaml"]
-        self.environment = {**os.environ, "TREERL_RUN": RUN, **{name: str(port) for name, port in ports.items()}}
+        published = {name: str(port) for name, port in ports.items()}
+        chosen = {"COMPOSE_PROFILES": "", "TREERL_RUN": RUN, "VERSION": VERSION}
+        self._environment = {**os.environ, **chosen, **published}
         self.has_grafana = self._can_have_grafana()
         if not self.has_grafana:
             files.append(HERE / "without-grafana.yaml")
@@ -47,7 +52,7 @@ class Stack:
 
     def compose(self, *arguments: str) -> bytes:
         """Run `docker compose` and return its output; what it complains of is the failure."""
-        ended = subprocess.run([*self._command, *arguments], env=self.environment, capture_output=True, check=False)
+        ended = subprocess.run([*self._command, *arguments], env=self._environment, capture_output=True, check=False)
         assert ended.returncode == 0, f"docker compose {' '.join(arguments)}: {ended.stderr.decode()}"
         return ended.stdout
 

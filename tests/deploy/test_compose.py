@@ -3,9 +3,7 @@
 The tests build on one another, in this order: one stack is started, trained, scaled, stopped, and broken.
 """
 
-import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 
@@ -21,18 +19,8 @@ PROMPTS_PER_STEP = 8
 pytestmark = pytest.mark.timeout(3600)
 
 
-def no_engine() -> str | None:
-    """Why there is no stack to test here; None if there can be one."""
-    if shutil.which("docker") is None:
-        return "there is no docker command"
-    asked = subprocess.run(["docker", "version"], capture_output=True, text=True, check=False)
-    return None if asked.returncode == 0 else asked.stderr.strip().splitlines()[-1]
-
-
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    if (reason := no_engine()) is not None:
-        pytest.skip(reason)
+def stack(docker_engine: None) -> Iterator[Stack]:
     names = ["SAMPLER_PORT", "TRAINER_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT"]
     stack = Stack(dict(zip(names, free_ports(len(names)), strict=True)))
     stack.compose("down", "--volumes")

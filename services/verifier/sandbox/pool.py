@@ -22,7 +22,7 @@ from services.verifier.sandbox.zygote import (
     ZygoteLostError,
 )
 
-_ATTEMPTS = 6  # zygotes may be killed from outside, several times in a row; a program that kills them must end
+_ATTEMPTS = 20  # zygotes may be killed from outside, many times in a row; a program that kills them must end
 _STARTS = 3
 
 ResultT = TypeVar("ResultT")
