@@ -7,6 +7,7 @@ queries are strings and are joined as such.
 from typing import TypeAlias
 
 from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.core import Metric as Family
 
 from services.common import metrics
 
@@ -24,8 +25,13 @@ def name(metric: Metric) -> str:
     """Name of a metric's series; a histogram's are this with `_bucket`, `_sum` or `_count`."""
     if isinstance(metric, str):
         return metric
-    family = next(iter(metric.describe()))
+    family = family_of(metric)
     return f"{family.name}_total" if isinstance(metric, Counter) else family.name
+
+
+def family_of(metric: Counter | Gauge | Histogram) -> Family:
+    """A metric's name without endings, its type and its documentation."""
+    return next(iter(metric.describe()))
 
 
 def series(metric: Metric, matchers: str = "", suffix: str = "") -> str:
