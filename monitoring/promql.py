@@ -17,6 +17,9 @@ Metric: TypeAlias = Counter | Gauge | Histogram | str
 SCOPE = 'namespace=~"$namespace",run=~"$run"'
 """Labels that the scrape configuration sets; the dashboards' variables choose among their values, or all."""
 
+RUN = "namespace, run"
+"""What tells a run from all others: two namespaces may have one of the same name."""
+
 WINDOW = "$__rate_interval"
 """Grafana's choice of what a rate is over: at least four scrapes."""
 
@@ -60,7 +63,7 @@ def rate(counter: Counter | str, *by: str, matchers: str = "") -> str:
 
 def share(counter: Counter, label: str) -> str:
     """Share of each of a label's values in all that was counted."""
-    everything = f"sum by (run) (rate({series(counter)}[{WINDOW}]))"
+    everything = f"sum by ({RUN}) (rate({series(counter)}[{WINDOW}]))"
     return f"{rate(counter, label)} / ignoring({label}) group_left () ({everything} > 0)"
 
 
@@ -86,7 +89,7 @@ def mean(histogram: Histogram, *by: str) -> str:
 
 def or_zero(query: str) -> str:
     """What a query gives, and 0 for runs of which it gives nothing, because nothing of the kind happened yet."""
-    return f"{query} or on (run) 0 * sum by (run) ({series(metrics.CALLS_WAITING)})"
+    return f"{query} or on ({RUN}) 0 * sum by ({RUN}) ({series(metrics.CALLS_WAITING)})"
 
 
 def process(measure: str) -> str:
@@ -95,4 +98,4 @@ def process(measure: str) -> str:
 
 
 def _labels(by: tuple[str, ...]) -> str:
-    return ", ".join(("run", *by))
+    return ", ".join((RUN, *by))
