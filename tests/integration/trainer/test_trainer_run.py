@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from services.common.cancellation import cancel
 from services.common.errors import CheckpointError, MismatchError, UnavailableError
 from services.common.published_weights import latest
 from services.trainer.run_control import RunControl, RunState
@@ -95,8 +96,7 @@ async def test_a_cancelled_run_goes_on_as_if_nothing_had_happened(
         async for record in run_log.watch(from_step=1):
             if record.policy_version == 3:
                 break
-        training.cancel()
-        await asyncio.wait({training})
+        await cancel(training)
 
     await run_to_end(settings)
 
