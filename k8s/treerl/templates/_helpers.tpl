@@ -152,7 +152,7 @@ affinity:
 {{- with $of.topologySpreadConstraints }}
 topologySpreadConstraints:
   {{- range . }}
-  - {{- toYaml . | nindent 4 }}
+  - {{ toYaml . | nindent 4 | trim }}
     labelSelector:
       matchLabels:
         {{- include "treerl.selector" $ | nindent 8 }}

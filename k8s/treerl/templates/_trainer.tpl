@@ -44,7 +44,7 @@ spec:
         - name: TREERL_TRAINER_OUTPUT_DIR
           value: {{ include "treerl.runFolder" . }}
         - name: TREERL_TRAINER_SAMPLERS
-          value: {{ include "treerl.samplerAddresses" . | quote }}
+          value: {{ include "treerl.samplerAddresses" . | squote }}
         # As long as a sampler may take to start, for the trainer starts beside it.
         - name: TREERL_TRAINER_RELOAD_PATIENCE_S
           value: {{ add .Values.sampler.startupSeconds 60 | quote }}
