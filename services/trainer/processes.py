@@ -161,12 +161,13 @@ def _join() -> None:
 
 
 def _store(rank: int, size: int) -> Any:
-    """Where the processes find each other."""
+    """Where the processes find each other; None where torchrun serves it, as on several machines."""
     if "MASTER_ADDR" not in os.environ:
         return HashStore()  # a process alone needs no port
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return None
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # by torchrun itself
-    if rank > 0 or served:
+    if rank > 0:
         return TCPStore(address, port, size, is_master=False, timeout=_PATIENCE)
     listener = socket.create_server((address, port))  # the store's own would listen on every interface
     return TCPStore(address, port, size, is_master=True, timeout=_PATIENCE, master_listen_fd=listener.detach())
