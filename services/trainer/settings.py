@@ -111,7 +111,7 @@ class LoraSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     rank: int = Field(default=16, ge=1, description="inner size of each adapter")
-    alpha: float = Field(default=32.0, gt=0, description="what an adapter adds counts alpha / rank")
+    alpha: int = Field(default=32, ge=1, description="what an adapter adds counts alpha / rank")
     target_modules: tuple[str, ...] = Field(
         default=(), description="names of the linear layers that get adapters, such as q_proj; none: all but the head"
     )

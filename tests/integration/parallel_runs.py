@@ -27,8 +27,9 @@ BUDGET, WHOLE = 64, 10_000
 
 
 def measured_updates(policy: Policy, minibatches: list[list[WeightedTree]]) -> list[UpdateResult]:
-    """Updates on many microbatches, and on fewer than there are processes."""
-    return [result for budget in (BUDGET, WHOLE, BUDGET) for result in train(policy, minibatches, budget)]
+    """Updates on many microbatches, on a single one, which leaves nothing for a second process, and on many again."""
+    single = [[minibatches[0][2]]]
+    return train(policy, minibatches, BUDGET) + train(policy, single, WHOLE) + train(policy, minibatches, BUDGET)
 
 
 def main(model: Path, out: Path) -> None:
