@@ -47,6 +47,7 @@ async def measure_asynchrony() -> dict[str, float]:
         os.environ["XDG_STATE_HOME"] = scratch  # `treerl sample` must not take this run for the user's
         run = Path(scratch) / "run"
         plan = plan_run(_write_config(Path(scratch)), run, samplers=1, verifiers=1)
+        assert plan.trainer is not None
         async with Supervisor(plan, run, lambda process: None) as supervisor:
             await supervisor.start()
             await supervisor.finished()  # a first trainer warms the sampler up
