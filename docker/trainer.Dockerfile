@@ -18,6 +18,7 @@ COPY gen/treerl treerl
 COPY services/__init__.py services/
 COPY services/common services/common
 COPY services/trainer services/trainer
+COPY services/sft services/sft
 COPY services/demo services/demo
 RUN python -m compileall -q .
 

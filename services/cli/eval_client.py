@@ -90,6 +90,13 @@ async def _answer(question: Question, drawing: Drawing, sampler: SamplerClient, 
     if isinstance(branch, str):
         return Response(*place, REFUSED, branch, "", "", 0, "", None)
     verdict = await judge.grade(problem, branch.response_text)
-    graded = verdict.outcome.name, verdict.reason, verdict.answer
-    drawn = branch.response_text, len(branch.token_ids), branch.finish_reason.name, branch.versions[0].policy_version
-    return Response(*place, *graded, *drawn)
+    return Response(
+        *place,
+        outcome=verdict.outcome.name,
+        reason=verdict.reason,
+        answer=verdict.answer,
+        response=branch.response_text,
+        tokens=len(branch.token_ids),
+        finish=branch.finish_reason.name,
+        policy_version=branch.versions[0].policy_version,
+    )

@@ -53,9 +53,12 @@ class Stage:
         Raises:
             UnavailableError: Redis stopped answering.
         """
+        lost: ExceptionGroup[RedisError] | None = None
         try:
             await self._run(handle, stopping, ready)
-        except* RedisError as lost:
+        except* RedisError as group:
+            lost = group
+        if lost is not None:  # raised out here, because Python 3.11.2 makes a group of what is raised in an except*
             raise UnavailableError(f"Redis stopped answering: {lost.exceptions[0]}") from lost
 
     async def _run(

@@ -18,8 +18,17 @@ import zstandard
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 RUN = "deploy-test"
+VERSION = "deploy-test"
+"""Tag of the images that are tested."""
+
 PATIENCE_S = 600.0
 """Longest wait for anything: a supervised start on busy cores takes minutes."""
+
+_TREE_IDS = """
+local ids = {}
+for number, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do ids[number] = entry[2][2] end
+return ids
+"""
 
 
 class Stack:
@@ -31,7 +40,9 @@ class Stack:
             ports: where to publish, by the variable of the compose file.
         """
         files = [ROOT / "docker" / "compose.yaml", HERE / "short-run.yaml"]
-        self.environment = {**os.environ, "TREERL_RUN": RUN, **{name: str(port) for name, port in ports.items()}}
+        published = {name: str(port) for name, port in ports.items()}
+        chosen = {"COMPOSE_PROFILES": "", "TREERL_RUN": RUN, "VERSION": VERSION}
+        self._environment = {**os.environ, **chosen, **published}
         self.has_grafana = self._can_have_grafana()
         if not self.has_grafana:
             files.append(HERE / "without-grafana.yaml")
@@ -41,7 +52,7 @@ class Stack:
 
     def compose(self, *arguments: str) -> bytes:
         """Run `docker compose` and return its output; what it complains of is the failure."""
-        ended = subprocess.run([*self._command, *arguments], env=self.environment, capture_output=True, check=False)
+        ended = subprocess.run([*self._command, *arguments], env=self._environment, capture_output=True, check=False)
         assert ended.returncode == 0, f"docker compose {' '.join(arguments)}: {ended.stderr.decode()}"
         return ended.stdout
 
@@ -77,9 +88,10 @@ class Stack:
             records = [json.loads(line) for line in lines.read().splitlines()]
         return [(record["step"], record["tree"]["tree_id"]) for record in records]
 
-    def redis(self, *command: str) -> str:
-        """What the stack's Redis answers."""
-        return self.compose("exec", "-T", "redis", "redis-cli", *command).decode().strip()
+    def waiting(self, stream: str) -> list[str]:
+        """Ids of the trees in a stream of the run."""
+        command = ["exec", "-T", "redis", "redis-cli", "eval", _TREE_IDS, "1", f"treerl:{RUN}:{stream}"]
+        return self.compose(*command).decode().split()
 
     def query(self, expression: str) -> list[Any]:
         """Series that the stack's Prometheus returns for an expression."""

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from services.common import codec, published_weights
+from services.common.cancellation import cancel
 from services.common.streams import GRADED, PROMPTS, Streams, connect
 from services.common.tree import Branch, FinishReason, Tree, TreeRequest, VersionSpan, path_tokens
 from services.common.verdict import Outcome, Verdict
@@ -202,6 +203,5 @@ async def serving(sampler: FakeSampler, redis_url: str, run: str) -> AsyncIterat
     try:
         yield f"127.0.0.1:{port}"
     finally:
-        working.cancel()
-        await asyncio.wait({working})
+        await cancel(working)
         await server.stop(None)

@@ -1,0 +1,16 @@
+"""Whether there is a Docker engine to test with."""
+
+import shutil
+import subprocess
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> None:
+    """Skips, with the reason, where no engine answers."""
+    if shutil.which("docker") is None:
+        pytest.skip("there is no docker command")
+    asked = subprocess.run(["docker", "version"], capture_output=True, text=True, check=False)
+    if asked.returncode != 0:
+        pytest.skip(asked.stderr.strip().splitlines()[-1])
