@@ -89,6 +89,8 @@ def fine_tune(recipe: Recipe, output: Path, on_progress: Callable[[Progress], No
     """
     if output.exists():
         raise PreconditionError(f"{output} exists already: choose another output folder, or delete it")
+    if not (recipe.model / "config.json").is_file():
+        raise ConfigurationError(f"no model in {recipe.model}: expected a Hugging Face folder with config.json")
     demonstrations = read_demonstrations(recipe.data, recipe.prompt_column, recipe.response_column)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:

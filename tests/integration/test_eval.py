@@ -78,6 +78,15 @@ class ReplayingEngine(ScriptedEngine):
         )
 
 
+class ReloadedEngine(ReplayingEngine):
+    """Is given other weights after its first answer."""
+
+    async def complete(self, request: CompletionRequest) -> Completion:
+        completion = await super().complete(request)
+        self.policy_version = 7
+        return completion
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, ...]:
     """Two data sets."""
@@ -166,12 +175,7 @@ async def test_another_evaluation_does_not_go_into_the_same_folder(files: tuple[
 async def test_weights_that_were_replaced_meanwhile_are_told(
     files: tuple[Path, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    engine = ReplayingEngine(answers=4)
-    async with served_sampler(engine, ReplayedCodec(SOLUTIONS)) as sampler:
-        with pytest.raises(TreerlError, match="the engine died"):
-            await run_eval(options(files, sampler.address), as_json=False)
-        engine.policy_version = 7
-        engine.revive()
+    async with served_sampler(ReloadedEngine(), ReplayedCodec(SOLUTIONS)) as sampler:
         await run_eval(options(files, sampler.address), as_json=False)
     assert "replaced meanwhile: responses are of versions 0, 7" in capsys.readouterr().out
 
