@@ -2,7 +2,7 @@
 #   docker build -f docker/sampler.Dockerfile -t treerl/sampler .
 ARG BASE=python:3.11-slim-bookworm
 
-# Up to the environment sampler and trainer are the same, so that they are built once and their images share that layer.
+# Up to the environment sampler and trainer are the same: it is built once, and their images share its layer.
 FROM ${BASE} AS build
 ARG EXTRA=cpu
 ARG TORCH_CPU_INDEX=""
@@ -20,6 +20,7 @@ COPY services/sampler services/sampler
 RUN python -m compileall -q .
 
 FROM ${BASE}
+COPY --from=build /opt/venv /opt/venv
 # Debian packages beside Python: vLLM's CPU build is linked with libnuma. On a GPU, Triton compiles its launchers when they
 # are first used, with a C compiler.
 ARG PACKAGES="libnuma1"
@@ -30,14 +31,13 @@ RUN useradd --uid 10001 --user-group --home-dir /tmp --no-create-home --shell /u
     apt-get update && \
     apt-get install --yes --no-install-recommends ${PACKAGES} && \
     rm -rf /var/lib/apt/lists/*
-COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
 WORKDIR /app
 ENV PATH=/opt/venv/bin:$PATH HOME=/tmp \
     TREERL_HOST=0.0.0.0 TREERL_SAMPLER_PORT=50051 TREERL_SAMPLER_METRICS_PORT=9100
 USER 10001:10001
 EXPOSE 50051 9100
-HEALTHCHECK --interval=10s --timeout=5s --start-period=120s \
+HEALTHCHECK --interval=10s --timeout=5s --start-period=300s \
     CMD ["python", "-m", "services.common.health", "127.0.0.1:50051"]
 ENTRYPOINT ["python", "-m", "services.sampler"]
 ARG VERSION=0.1.0

@@ -16,6 +16,7 @@ COPY services/verifier services/verifier
 RUN python -m compileall -q .
 
 FROM ${BASE}
+COPY --from=build /opt/venv /opt/venv
 # Debian packages beside Python. The verifier grades C++ with PACKAGES=g++.
 ARG PACKAGES=""
 # Their versions are the base image's to choose.
@@ -25,7 +26,6 @@ RUN useradd --uid 10001 --user-group --home-dir /tmp --no-create-home --shell /u
         apt-get update && \
         apt-get install --yes --no-install-recommends ${PACKAGES} && \
         rm -rf /var/lib/apt/lists/*; }; }
-COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
 WORKDIR /app
 ENV PATH=/opt/venv/bin:$PATH HOME=/tmp \

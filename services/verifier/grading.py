@@ -88,6 +88,8 @@ class Grader:
         await self._sandbox.start()
         await self._custom.start()
         metrics.ISOLATION_LEVEL.set(self.isolation_level)
+        for domain in Domain:  # 0 until there is one, so that a rate of failures exists and the first one counts in it
+            metrics.VERDICTS.labels(domain.value, Outcome.INFRA_ERROR.name)
         await self._math_pool.start(self._sandbox.level)
 
     async def close(self) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 
 import yaml
 
-_STRINGS_AND_COMPARISONS = re.compile(r'"(?:[^"\\]|\\.)*"|\{[^}]*\}|(==|!=|>=|<=|>|<)(?!\s*bool\b)')
+_STRINGS_AND_FILTERS = re.compile(
+    r'"(?:[^"\\]|\\.)*"|\{[^}]*\}|(?P<comparison>==|!=|>=|<=|>|<)(?!\s*bool\b)|(?P<unless>\bunless\b)'
+)
 _INTERVALS = {"$__rate_interval": "1m", "$__interval": "1m", "$__range": "5m"}
 
 
@@ -41,8 +43,14 @@ def without_variables(query: str) -> str:
 
 
 def always_answering(query: str) -> str:
-    """A query whose comparisons say 0 where they would leave a series out."""
-    return _STRINGS_AND_COMPARISONS.sub(lambda found: f"{found[0]} bool" if found[1] else found[0], query)
+    """A query that says 0 where it would leave a series out, and needs what its `unless` would be quiet about."""
+
+    def answering(found: re.Match[str]) -> str:
+        if found["unless"]:
+            return "and"
+        return f"{found[0]} bool" if found["comparison"] else found[0]
+
+    return _STRINGS_AND_FILTERS.sub(answering, query)
 
 
 def _panels(dashboard: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ from tests.deploy.queries import always_answering, without_variables
         ("up == 0", "up == bool 0"),
         ('a{b!="<c>", d=~"e"} > 5 and f <= 1', 'a{b!="<c>", d=~"e"} > bool 5 and f <= bool 1'),
         ("a >bool 1", "a >bool 1"),
+        ('a{b="unless"} > 1 unless c < 2', 'a{b="unless"} > bool 1 and c < bool 2'),
         ("sum by (x) (a) != on(x) b", "sum by (x) (a) != bool on(x) b"),
     ],
 )
