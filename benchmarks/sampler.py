@@ -54,6 +54,7 @@ ROUNDS = 5
 TREES_A_ROUND = 32
 TREES_A_ROUND_OF_AUTHORS = 4
 TREES_A_STEP = 16
+RELOADS = 40
 TREES_AT_ONCE = (1, 4, 16, 64)
 RESPONSE_TOKENS = 96
 SHORT_RESPONSE_TOKENS = 32
@@ -233,7 +234,7 @@ async def _reload_pauses(weights: ServedWeights, canary: Canary, settings: Sampl
             (folder / name).write_bytes((settings.model / name).read_bytes())
 
     pauses = []
-    for version in range(1, 21):
+    for version in range(1, RELOADS + 1):
         published: PublishedWeights = publish(root, version, [canary], write)
         loaded = await weights.load(published.folder, version, published.checksum, InFlight.WAIT)
         pauses.append(loaded.pause_s)
