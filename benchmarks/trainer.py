@@ -2,9 +2,10 @@
 
 Both train a policy of 256 units and four layers in DeepSpeed, on trees of random tokens with the lengths of the demo's:
 scoring, loss, backward pass and optimizer. They take turns on the same trees, round after round, in several shapes of
-tree. Compared too: the gradient of both on the same weights, and the most memory that an update holds.
+tree. Compared too: the gradient of both on the same weights, and the most memory that an update holds. Whole runs that
+sample ahead and that wait are compared by `asynchrony`.
 
-Not measured: sampling, publishing weights, long responses (attention dominates those), bf16.
+Not measured: long responses (attention dominates those), bf16.
 """
 
 import os
@@ -25,6 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from benchmarks.asynchrony import measure_asynchrony
 from services.common.problem import Domain, Problem
 from services.common.tree import Branch, FinishReason, SamplingParameters, SearchParameters, Tree, VersionSpan
 from services.common.verdict import Outcome, Verdict
@@ -76,13 +78,14 @@ SHAPES = {
 
 
 async def measure() -> dict[str, float]:
-    """Run the benchmark, about three minutes on two cores.
+    """Run the benchmark, about six minutes on two cores.
 
     Returns:
         For each shape: seconds of a step (medians over rounds) and how many times faster packed trees are (median of
         each round's ratio); tokens of all responses over distinct tokens, prompts included, which is what that speed-up
         would be if a step took as long as it has tokens (single responses are padded besides); the relative error of
         the packed gradient; packed over flat peak memory of an update that computes all its trees in one pass.
+        Besides, what `measure_asynchrony` measures.
     """
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -93,7 +96,7 @@ async def measure() -> dict[str, float]:
         for name, shape in track(SHAPES.items(), "trainer", console=console, disable=not console.is_terminal):
             step = _step(shape)
             figures |= {f"{figure}{name}": value for figure, value in _compare(policies, step, folder).items()}
-    return figures
+    return figures | await measure_asynchrony()
 
 
 def _compare(policies: dict[Packing, Policy], step: Sequence[WeightedTree], folder: Path) -> dict[str, float]:

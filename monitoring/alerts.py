@@ -10,13 +10,11 @@ from typing import Any
 
 import yaml
 
-from monitoring.promql import name
+from monitoring.promql import RUN, name
 from services.common import metrics
 from services.common.streams import PROMPTS, TREES
 from services.common.verdict import Outcome
 from services.verifier.sandbox.isolation import IsolationLevel
-
-_RUN = "namespace, run"
 
 
 class Severity(Enum):
@@ -56,15 +54,15 @@ class Alert:
 
 
 def _of_run(gauge: Any, matchers: str = "") -> str:
-    return f"max by ({_RUN}) ({name(gauge)}{matchers})"
+    return f"max by ({RUN}) ({name(gauge)}{matchers})"
 
 
 _SINCE_STEP = f"(time() - {_of_run(metrics.STEP_TIMESTAMP)})"
 _WHOLE_STEP = _of_run(metrics.STEP_SECONDS, '{phase="step"}')
 _MISMATCH = _of_run(metrics.MISMATCH_ABS)
 _WRONG_CANARIES = f'increase({name(metrics.RELOADS)}{{result="wrong canary"}}[15m])'
-_INFRA_ERRORS = f'sum by ({_RUN}) (rate({name(metrics.VERDICTS)}{{outcome="{Outcome.INFRA_ERROR.name}"}}[15m]))'
-_VERDICTS = f"sum by ({_RUN}) (rate({name(metrics.VERDICTS)}[15m]))"
+_INFRA_ERRORS = f'sum by ({RUN}) (rate({name(metrics.VERDICTS)}{{outcome="{Outcome.INFRA_ERROR.name}"}}[15m]))'
+_VERDICTS = f"sum by ({RUN}) (rate({name(metrics.VERDICTS)}[15m]))"
 
 ALERTS = (
     Alert(
@@ -76,15 +74,15 @@ ALERTS = (
     ),
     Alert(
         "TreerlSamplerStale",
-        f"{_of_run(metrics.STEP)} - on ({_RUN}) group_right () "
-        f"max by ({_RUN}, instance) ({name(metrics.SAMPLER_POLICY_VERSION)}) > 1",
+        f"{_of_run(metrics.STEP)} - on ({RUN}) group_right () "
+        f"max by ({RUN}, instance) ({name(metrics.SAMPLER_POLICY_VERSION)}) > 1",
         "5m",
         Severity.WARNING,
         "sampler {{ $labels.instance }} of run {{ $labels.run }} serves weights {{ $value }} steps old",
     ),
     Alert(
         "TreerlCanaryWrong",
-        f"max by ({_RUN}, instance) ({_WRONG_CANARIES}) > 0",
+        f"max by ({RUN}, instance) ({_WRONG_CANARIES}) > 0",
         "0m",
         Severity.CRITICAL,
         "sampler {{ $labels.instance }} of run {{ $labels.run }} loaded weights and computes something else",
@@ -92,7 +90,7 @@ ALERTS = (
     Alert(
         "TreerlMismatchHigh",
         f"{_MISMATCH} > 0.1 or ({_MISMATCH} > 0.001 and {_MISMATCH} > 3 * "
-        f"max by ({_RUN}) (avg_over_time({name(metrics.MISMATCH_ABS)}[6h])))",
+        f"max by ({RUN}) (avg_over_time({name(metrics.MISMATCH_ABS)}[6h])))",
         "0m",
         Severity.CRITICAL,
         "engine and trainer of run {{ $labels.run }} differ by {{ $value }} nats a token",
@@ -106,21 +104,21 @@ ALERTS = (
     ),
     Alert(
         "TreerlDeadLetters",
-        f"max by ({_RUN}) (delta({name(metrics.DEAD_LETTERS)}[30m])) > 0",
+        f"max by ({RUN}) (delta({name(metrics.DEAD_LETTERS)}[30m])) > 0",
         "0m",
         Severity.WARNING,
         "entries of run {{ $labels.run }} were given up in the last half hour",
     ),
     Alert(
         "TreerlQueueOld",
-        f'max by ({_RUN}, stream) ({name(metrics.STREAM_OLDEST_SECONDS)}{{stream=~"{PROMPTS}|{TREES}"}}) > 1800',
+        f'max by ({RUN}, stream) ({name(metrics.STREAM_OLDEST_SECONDS)}{{stream=~"{PROMPTS}|{TREES}"}}) > 1800',
         "5m",
         Severity.WARNING,
         "an entry of {{ $labels.stream }} of run {{ $labels.run }} has waited {{ $value | humanizeDuration }}",
     ),
     Alert(
         "TreerlVerifierNotIsolated",
-        f"min by ({_RUN}, instance) ({name(metrics.ISOLATION_LEVEL)}) < {IsolationLevel.SECCOMP.value}",
+        f"min by ({RUN}, instance) ({name(metrics.ISOLATION_LEVEL)}) < {IsolationLevel.SECCOMP.value}",
         "5m",
         Severity.CRITICAL,
         "verifier {{ $labels.instance }} of run {{ $labels.run }} runs programs at isolation level {{ $value }}",

@@ -114,7 +114,7 @@ def _panel(panel: Panel) -> timeseries.Panel:
     if panel.unit is Unit.SHARE:
         built = built.min(0).axis_soft_max(1)
     for letter, query in zip(_LETTERS, panel.queries, strict=False):
-        legend = f"{query.legend or panel.title} {{{{run}}}}"
+        legend = f"{query.legend or panel.title} {{{{namespace}}}} {{{{run}}}}"
         built = built.with_target(
             prometheus.Dataquery().expr(query.expr).legend_format(legend).ref_id(letter).datasource(_DATASOURCE)
         )

@@ -7,6 +7,7 @@ queries are strings and are joined as such.
 from typing import TypeAlias
 
 from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.core import Metric as Family
 
 from services.common import metrics
 
@@ -16,6 +17,9 @@ Metric: TypeAlias = Counter | Gauge | Histogram | str
 SCOPE = 'namespace=~"$namespace",run=~"$run"'
 """Labels that the scrape configuration sets; the dashboards' variables choose among their values, or all."""
 
+RUN = "namespace, run"
+"""What tells a run from all others: two namespaces may have one of the same name."""
+
 WINDOW = "$__rate_interval"
 """Grafana's choice of what a rate is over: at least four scrapes."""
 
@@ -24,8 +28,13 @@ def name(metric: Metric) -> str:
     """Name of a metric's series; a histogram's are this with `_bucket`, `_sum` or `_count`."""
     if isinstance(metric, str):
         return metric
-    family = next(iter(metric.describe()))
+    family = family_of(metric)
     return f"{family.name}_total" if isinstance(metric, Counter) else family.name
+
+
+def family_of(metric: Counter | Gauge | Histogram) -> Family:
+    """A metric's name without endings, its type and its documentation."""
+    return next(iter(metric.describe()))
 
 
 def series(metric: Metric, matchers: str = "", suffix: str = "") -> str:
@@ -54,7 +63,7 @@ def rate(counter: Counter | str, *by: str, matchers: str = "") -> str:
 
 def share(counter: Counter, label: str) -> str:
     """Share of each of a label's values in all that was counted."""
-    everything = f"sum by (run) (rate({series(counter)}[{WINDOW}]))"
+    everything = f"sum by ({RUN}) (rate({series(counter)}[{WINDOW}]))"
     return f"{rate(counter, label)} / ignoring({label}) group_left () ({everything} > 0)"
 
 
@@ -80,7 +89,7 @@ def mean(histogram: Histogram, *by: str) -> str:
 
 def or_zero(query: str) -> str:
     """What a query gives, and 0 for runs of which it gives nothing, because nothing of the kind happened yet."""
-    return f"{query} or on (run) 0 * sum by (run) ({series(metrics.CALLS_WAITING)})"
+    return f"{query} or on ({RUN}) 0 * sum by ({RUN}) ({series(metrics.CALLS_WAITING)})"
 
 
 def process(measure: str) -> str:
@@ -89,4 +98,4 @@ def process(measure: str) -> str:
 
 
 def _labels(by: tuple[str, ...]) -> str:
-    return ", ".join(("run", *by))
+    return ", ".join((RUN, *by))

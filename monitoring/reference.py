@@ -6,7 +6,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 
 from monitoring.alerts import ALERTS
 from monitoring.boards import BOARDS
-from monitoring.promql import name
+from monitoring.promql import family_of, name
 from services.common import metrics
 
 _HEADER = """<!-- Made by `python -m monitoring` from services/common/metrics.py. -->
@@ -44,13 +44,15 @@ def reference() -> str:
 def own_metrics(registry: CollectorRegistry) -> list[Counter | Gauge | Histogram]:
     """Metrics of ours in a registry, in the order in which they are defined."""
     ours = (value for value in vars(metrics).values() if isinstance(value, Counter | Gauge | Histogram))
-    return [metric for metric in ours if metric in registry._collector_to_names]
+    there = {family.name for family in registry.collect()}
+    return [metric for metric in ours if family_of(metric).name in there]
 
 
 def _row(metric: Counter | Gauge | Histogram) -> str:
-    labels = ", ".join(f"`{label}`" for label in metric._labelnames)
-    what = metric._documentation.replace("|", "\\|")
-    return f"| `{name(metric)}` | {metric._type} | {labels} | {what} | {_shown_in(name(metric))} |\n"
+    family = family_of(metric)
+    labels = ", ".join(f"`{label}`" for label in metric._labelnames)  # the library has no public way to ask
+    what = family.documentation.replace("|", "\\|")
+    return f"| `{name(metric)}` | {family.type} | {labels} | {what} | {_shown_in(name(metric))} |\n"
 
 
 def _shown_in(metric: str) -> str:

@@ -1,7 +1,7 @@
 """Whether the policy learns, and whether what it learns from can be trusted."""
 
 from monitoring.panels import Board, Look, Panel, Query, Row, Unit
-from monitoring.promql import latest
+from monitoring.promql import latest, rate
 from services.common import metrics
 
 _LEARNING = Row(
@@ -65,6 +65,11 @@ _UPDATES = Row(
             (Query(latest(metrics.GRAD_NORM)),),
         ),
         Panel(
+            "Learning rate",
+            "Of the last step. Healthy: as the schedule says.",
+            (Query(latest(metrics.LEARNING_RATE)),),
+        ),
+        Panel(
             "Loss",
             "Policy-gradient loss. Its height says little; healthy is a bounded one.",
             (Query(latest(metrics.LOSS)),),
@@ -97,6 +102,17 @@ _TRUST = Row(
             "Optimizer steps between the oldest trained token's weights and the trained ones. Healthy: 0 on-policy, at "
             "most the configured lag otherwise.",
             (Query(latest(metrics.STALENESS)),),
+        ),
+        Panel(
+            "Trees left out",
+            "A second: too old for max_policy_lag; or uniform, where those are replaced, with the requests for more. "
+            "Healthy: no stale ones; uniform ones as the share of prompts without a signal.",
+            (
+                Query(rate(metrics.STALE_TREES), "stale"),
+                Query(rate(metrics.UNIFORM_TREES), "uniform"),
+                Query(rate(metrics.REFILLS), "refills"),
+            ),
+            Unit.PER_SECOND,
         ),
     ),
 )

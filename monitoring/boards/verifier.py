@@ -1,7 +1,7 @@
 """What the verifier finds, how fast, and how safely."""
 
 from monitoring.panels import Board, Look, Panel, Query, Row, Unit
-from monitoring.promql import latest, or_zero, quantile, rate, series, share, total
+from monitoring.promql import RUN, latest, or_zero, quantile, rate, series, share, total
 from services.common import metrics
 from services.common.streams import TREES
 
@@ -65,7 +65,7 @@ _SAFETY = Row(
             "Isolation",
             "Sandbox layers that hold on the weakest verifier: 1 rlimits, 2 Landlock, 3 seccomp, 4 namespaces. "
             "Healthy: 3 or 4.",
-            (Query(f"min by (run) ({series(metrics.ISOLATION_LEVEL)})"),),
+            (Query(f"min by ({RUN}) ({series(metrics.ISOLATION_LEVEL)})"),),
         ),
         Panel(
             "Programs killed",

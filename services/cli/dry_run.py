@@ -3,12 +3,13 @@
 Not checked: whether Redis, samplers and verifiers answer, whether the weights can be loaded, and free memory.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from services.cli.memory_estimate import GIB, ModelSize, model_state_bytes, pass_bytes
+from services.cli.memory_estimate import GIB, ModelSize, longest_pass, pass_bytes, state_bytes
 from services.common.errors import ConfigurationError
 from services.common.settings import load_settings
 from services.sampler.settings import SamplerSettings
@@ -16,7 +17,6 @@ from services.trainer.data_settings import DataSource
 from services.trainer.settings import TrainerSettings
 from services.verifier.settings import VerifierSettings
 
-_PROCESSES = (1, 2, 4, 8, 16)
 _PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
 
 
@@ -58,7 +58,7 @@ def model_size(folder: Path) -> ModelSize | None:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):  # shapes without memory
-            model = AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         first_line = str(error).partition("\n")[0]
         raise ConfigurationError(f"{folder}/config.json describes no model: {first_line}") from error
@@ -90,7 +90,7 @@ def _missing(trainer: TrainerSettings) -> list[str]:
     return missing
 
 
-def _paths(data: "Path | dict[str, DataSource] | None") -> list[Path]:
+def _paths(data: Path | Mapping[str, DataSource] | None) -> list[Path]:
     if data is None:
         return []
     return [data] if isinstance(data, Path) else [source.path for source in data.values()]
@@ -114,24 +114,21 @@ def _step_table(trainer: TrainerSettings) -> Table:
 
 def _memory_table(trainer: TrainerSettings, size: ModelSize | None) -> Table:
     parameters = 10**9 if size is None else size.parameters
-    model = f"{parameters / 1e9:.2f} billion parameters, {trainer.precision}, ZeRO-{trainer.zero_stage}"
-    table = Table(title=f"GiB on each process of the trainer, by estimate\n{model}", title_justify="left")
-    passes = [] if size is None else [trainer.microbatch_tokens, _longest_pass(trainer)]
-    table.add_column("processes", justify="right")
-    table.add_column("model states", justify="right")
-    for tokens, name in zip(passes, ("a full pass", "the longest pass"), strict=False):
-        table.add_column(f"in {name},\n{tokens:,} tokens", justify="right")
-    for processes in _PROCESSES:
-        states = (
-            model_state_bytes(trainer.precision, trainer.zero_stage, processes, trainer.kl_coefficient > 0) * parameters
-        )
-        whole = [states + pass_bytes(size, trainer.precision, tokens) for tokens in passes if size is not None]
-        table.add_row(str(processes), *(f"{size_bytes / GIB:.1f}" for size_bytes in (states, *whole)))
+    table = Table(title="Memory of the trainer, by estimate", title_justify="left", show_header=False)
+    table.add_column(justify="left")
+    table.add_column(justify="right")
+    table.add_row("model", f"{parameters / 1e9:.2f} billion parameters, {trainer.precision}")
+    table.add_row("processes, one a GPU", f"{trainer.processes}, ZeRO-{trainer.zero_stage}")
+    states = state_bytes(trainer)
+    table.add_row("model states on each", _gib(states.device * parameters))
+    if states.cpu:
+        table.add_row("model states in the CPU's memory, of all", _gib(states.cpu * parameters * trainer.processes))
+    if size is not None:
+        for name, tokens in (("full", trainer.microbatch_tokens), ("longest", longest_pass(trainer))):
+            in_all = states.device * parameters + pass_bytes(trainer, size, tokens)
+            table.add_row(f"in all, in a {name} pass of {tokens:,} tokens", _gib(in_all))
     return table
 
 
-def _longest_pass(trainer: TrainerSettings) -> int:
-    """Response tokens of a chain with all that is forked from it, each at full length; the prompt comes on top."""
-    search = trainer.search.parameters()
-    branches = search.max_leaves // search.chains if trainer.packing == "tree" else 1
-    return max(trainer.microbatch_tokens, branches * trainer.sampling.max_tokens)
+def _gib(size: float) -> str:
+    return f"{size / GIB:.1f} GiB"

@@ -3,9 +3,9 @@
     settings.json     what was asked: an evaluation goes on only with the same
     responses.jsonl   one graded response a line, see eval_responses.py
     summary.json      the figures, also printed
-    config.toml       effective settings of a sampler and verifier that the command started itself
+    config.toml       settings of a sampler and verifier that the command starts itself
 
-Responses are drawn at one time under one policy; a sampler whose weights are replaced meanwhile is not noticed.
+A sampler whose weights are replaced meanwhile is noticed by the versions in the summary, and told.
 """
 
 import json
@@ -29,7 +29,6 @@ from services.cli.local_sampler import local_sampler, sampler_table
 from services.cli.remote import connected
 from services.common.durable_folder import digest, digests
 from services.common.errors import PreconditionError
-from services.common.settings import SHARED_KEYS
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +69,11 @@ async def run_eval(options: EvalOptions, *, as_json: bool) -> None:
     questions = read_questions(options.data, options.drawing.samples, options.limit)
     folder = options.output
     folder.mkdir(parents=True, exist_ok=True)
-    config = _write_config(options)
-    settings = _settings(options, config)
+    services = _services(options)
+    settings = _settings(options, services)
     _require_same(folder / "settings.json", settings)
+    config = folder / "config.toml"
+    config.write_text(to_toml(services), encoding="utf-8")
     with ResponseLog(folder / "responses.jsonl") as log:
         done = log.keys()
         left = [question for question in questions if question.key not in done]
@@ -84,12 +85,13 @@ async def run_eval(options: EvalOptions, *, as_json: bool) -> None:
         name: {**whole.row(), "categories": {category: scores.row() for category, scores in categories.items()}}
         for name, (whole, categories) in groups.items()
     }
-    summary = {"settings": settings, "data": rows}
+    versions = sorted({response.policy_version for response in responses if response.policy_version is not None})
+    summary = {"settings": settings, "policy_versions": versions, "data": rows}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     if as_json:
         print(json.dumps(summary, indent=2))
     else:
-        print_scores(groups, options.drawing.samples, Console())
+        print_scores(groups, options.drawing.samples, versions, Console())
 
 
 async def _ask(questions: Sequence[Question], options: EvalOptions, config: Path, log: ResponseLog) -> None:
@@ -113,21 +115,18 @@ async def _samplers(options: EvalOptions, config: Path) -> AsyncIterator[list[Sa
         yield [SamplerClient(await resources.enter_async_context(connected(address)), address) for address in addresses]
 
 
-def _write_config(options: EvalOptions) -> Path:
-    """The effective configuration of the services that this command starts."""
+def _services(options: EvalOptions) -> dict[str, Any]:
+    """Tables of the services that this command starts: the file's, and what wins over it."""
     document = {} if options.config is None else read_document(options.config)
-    kept = {key: document[key] for key in (*SHARED_KEYS, "sampler", "verifier") if key in document}
+    tables = {table: document.get(table, {}) for table in ("sampler", "verifier")}
     if options.model is not None:
-        table = {**kept.get("sampler", {}), **options.sampler_changes}
-        kept["sampler"] = sampler_table(options.model, options.drawing.max_tokens, table)
-    path = options.output / "config.toml"
-    path.write_text(to_toml(kept), encoding="utf-8")
-    return path
+        changed = {**tables["sampler"], **options.sampler_changes}
+        tables["sampler"] = sampler_table(options.model, options.drawing.max_tokens, changed)
+    return tables
 
 
-def _settings(options: EvalOptions, config: Path) -> dict[str, Any]:
+def _settings(options: EvalOptions, services: Mapping[str, Any]) -> dict[str, Any]:
     """What decides the responses and their verdicts."""
-    document = read_document(config)
     return {
         "model": None if options.model is None else str(options.model.resolve()),
         "weights": None if options.model is None else _sizes(options.model),
@@ -136,7 +135,7 @@ def _settings(options: EvalOptions, config: Path) -> dict[str, Any]:
         "data": {str(path.resolve()): digests(path) if path.is_dir() else digest(path) for path in options.data},
         "limit": options.limit,
         "drawing": asdict(options.drawing),
-        "services": {table: document.get(table, {}) for table in ("sampler", "verifier")},
+        "services": services,
     }
 
 

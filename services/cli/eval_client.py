@@ -29,18 +29,6 @@ class SamplerClient:
         self.address = address
         self._stub: rpc.SamplerServiceAsyncStub = rpc.SamplerServiceStub(channel)
 
-    async def serving(self) -> dict[str, str | int]:
-        """What it serves: model, policy version and checksum of the weights.
-
-        Raises:
-            TreerlError: it does not answer.
-        """
-        try:
-            status = await self._stub.GetStatus(pb.GetStatusRequest())
-        except aio.AioRpcError as error:
-            raise told(error, "sampler", self.address) from error
-        return {"model": status.model, "policy_version": status.policy_version, "checksum": status.checksum}
-
     async def respond(self, question: Question, drawing: Drawing) -> Branch | str:
         """A response, or why the sampler can give none to this prompt.
 
@@ -100,7 +88,15 @@ async def _answer(question: Question, drawing: Drawing, sampler: SamplerClient, 
     place = (question.data, problem.id, problem.category, question.sample)
     branch = await sampler.respond(question, drawing)
     if isinstance(branch, str):
-        return Response(*place, REFUSED, branch, "", "", 0, "")
+        return Response(*place, REFUSED, branch, "", "", 0, "", None)
     verdict = await judge.grade(problem, branch.response_text)
-    graded = verdict.outcome.name, verdict.reason, verdict.answer
-    return Response(*place, *graded, branch.response_text, len(branch.token_ids), branch.finish_reason.name)
+    return Response(
+        *place,
+        outcome=verdict.outcome.name,
+        reason=verdict.reason,
+        answer=verdict.answer,
+        response=branch.response_text,
+        tokens=len(branch.token_ids),
+        finish=branch.finish_reason.name,
+        policy_version=branch.versions[0].policy_version,
+    )

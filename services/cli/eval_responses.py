@@ -2,7 +2,7 @@
 
 Keys: `data` and `id` name the problem, `category` groups it, `sample` is 0 for the greedy response and counts the drawn
 ones from 1; `outcome` is that of the verdict, or REFUSED where the sampler cannot take the prompt; then `reason`,
-`answer` (what was judged), `response`, `tokens`, and `finish`, STOP or LENGTH.
+`answer` (what was judged), `response`, `tokens`, `finish`, STOP or LENGTH, and the `policy_version` that began it.
 """
 
 import json
@@ -36,6 +36,7 @@ class Response:
     response: str
     tokens: int
     finish: str
+    policy_version: int | None
 
     @property
     def key(self) -> Key:

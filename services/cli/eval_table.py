@@ -1,6 +1,6 @@
 """The table that an evaluation ends with."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -13,7 +13,7 @@ Groups = Mapping[str, tuple[Scores, Mapping[str, Scores]]]
 """By data set: the figures of all its problems, and those of each category."""
 
 
-def print_scores(groups: Groups, samples: int, console: Console) -> None:
+def print_scores(groups: Groups, samples: int, policy_versions: Sequence[int], console: Console) -> None:
     """Print a row for each data set and category, and what was left out."""
     if not console.is_terminal:
         console.width = _PLAIN_WIDTH
@@ -30,6 +30,9 @@ def print_scores(groups: Groups, samples: int, console: Console) -> None:
     console.print(table)
     ungraded = sum(whole.ungraded for whole, _ in groups.values())
     refused = sum(whole.refused for whole, _ in groups.values())
+    if len(policy_versions) > 1:
+        told = ", ".join(map(str, policy_versions))
+        console.print(f"The weights were replaced meanwhile: responses are of versions {told}.")
     if ungraded:
         console.print(f"{ungraded} responses could not be graded: they are left out, not counted as wrong.")
     if refused:

@@ -7,23 +7,28 @@ figure 1): weights and gradients in the training's precision, and the optimizer'
     bf16           2           2          12   (fp32 copy of the weights, two moments)
     fp32           4           4           8   (two moments)
 
-ZeRO-1 divides the optimizer's over the processes, ZeRO-2 also the gradients, ZeRO-3 also the weights.
+ZeRO-1 divides the optimizer's over the processes, ZeRO-2 also the gradients, ZeRO-3 also the weights. What is offloaded
+is in the CPU's memory. LoRA has no gradients and optimizer states but those of its adapters, which are not counted.
 
-Activations are those of a transformer's layers without recomputation and with an attention that keeps no scores: 34
-bytes a token, layer and hidden unit in bf16, twice that in fp32 (Korthikanti et al. 2022, arXiv 2205.05198, equation 1
-without its last term). Logits are kept in fp32, about three copies: themselves, their softmax and their gradient.
+Activations are those of a transformer's layers with an attention that keeps no scores: 34 bytes a token, layer and
+hidden unit in bf16; with gradient checkpointing 2 bytes, and 34 for one layer at a time; twice that in fp32
+(Korthikanti et al. 2022, arXiv 2205.05198, equation 1 without its last term, and section 5). Logits are kept in fp32,
+about three copies: themselves, their softmax and their gradient.
 
 Not counted: DeepSpeed's buffers, and what the allocator wastes.
 """
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
-_BYTES: Final = {"bf16": (2, 2, 12), "fp32": (4, 4, 8)}
-_ACTIVATION_BYTES: Final = {"bf16": 34, "fp32": 68}
-_LOGIT_COPIES: Final = 3
+from services.trainer.settings import TrainerSettings
 
 GIB: Final = 2**30
+
+_STATE_BYTES: Final = {"bf16": (2, 2, 12), "fp32": (4, 4, 8)}
+_LAYER_BYTES: Final = {"bf16": 34, "fp32": 68}
+_INPUT_BYTES: Final = {"bf16": 2, "fp32": 4}
+_LOGIT_BYTES: Final = 3 * 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,23 +41,46 @@ class ModelSize:
     vocabulary: int
 
 
-def model_state_bytes(
-    precision: Literal["bf16", "fp32"], zero_stage: Literal[0, 1, 2, 3], processes: int, reference: bool
-) -> float:
-    """Bytes that one parameter of the policy takes on each process.
+@dataclass(frozen=True, slots=True)
+class StateBytes:
+    """Bytes that one parameter of the policy takes for each process."""
 
-    Args:
-        precision: of weights and activations.
-        zero_stage: what DeepSpeed shards.
-        processes: over which it does.
-        reference: whether a second model is kept, whole, for a KL penalty.
-    """
-    weights, gradients, optimizer = _BYTES[precision]
-    sharded = (weights, zero_stage >= 3), (gradients, zero_stage >= 2), (optimizer, zero_stage >= 1)
-    return sum(size / processes if is_sharded else size for size, is_sharded in sharded) + weights * reference
+    device: float
+    cpu: float
 
 
-def pass_bytes(size: ModelSize, precision: Literal["bf16", "fp32"], tokens: int) -> int:
+def state_bytes(settings: TrainerSettings) -> StateBytes:
+    """Bytes of model states a parameter; those of the reference model for a KL penalty included, which is whole."""
+    weights, gradients, optimizer = _STATE_BYTES[settings.precision]
+    trained = settings.lora is None
+    own_weights = weights / _shards(settings, 3)
+    own_gradients = trained * gradients / _shards(settings, 2)
+    own_optimizer = trained * optimizer / _shards(settings, 1)
+    reference = weights * (settings.kl_coefficient > 0)
+    cpu = 0.0
+    if settings.offload != "none":
+        cpu, own_optimizer = own_optimizer, 0.0
+    if settings.offload == "optimizer_and_weights":
+        cpu, own_weights = cpu + own_weights, 0.0
+    return StateBytes(own_weights + own_gradients + own_optimizer + reference, cpu)
+
+
+def pass_bytes(settings: TrainerSettings, size: ModelSize, tokens: int) -> int:
     """Bytes that one forward and backward pass over so many tokens takes on its process."""
-    of_layers = _ACTIVATION_BYTES[precision] * size.layers * size.hidden_units
-    return tokens * (of_layers + _LOGIT_COPIES * 4 * size.vocabulary)
+    a_layer = _LAYER_BYTES[settings.precision] * size.hidden_units
+    if settings.gradient_checkpointing == "off":
+        layers = a_layer * size.layers
+    else:
+        layers = a_layer + _INPUT_BYTES[settings.precision] * size.hidden_units * size.layers
+    return tokens * (layers + _LOGIT_BYTES * size.vocabulary)
+
+
+def longest_pass(settings: TrainerSettings) -> int:
+    """Response tokens of a chain with all that is forked from it, each at full length; the prompt comes on top."""
+    search = settings.search.parameters()
+    branches = search.max_leaves // search.chains if settings.packing == "tree" else 1
+    return max(settings.microbatch_tokens, branches * settings.sampling.max_tokens)
+
+
+def _shards(settings: TrainerSettings, from_stage: int) -> int:
+    return settings.processes if settings.zero_stage >= from_stage else 1

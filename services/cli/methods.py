@@ -26,7 +26,8 @@ class Method(Enum):
 
     DAPO = "dapo"
     """The same chains with DAPO's loss (Yu et al. 2025, arXiv 2503.14476): GRPO's advantages, every token alike,
-    clip-higher, no KL penalty. Not covered: its dynamic sampling and its penalty on overlong responses."""
+    clip-higher, no KL penalty. Its dynamic sampling (`uniform_trees = "replace"`) is left off, because it takes more
+    tokens. Not covered: its penalty on overlong responses."""
 
 
 _CHAINS: Mapping[str, Any] = {"chains": CHAINS_OF_EQUAL_TOKENS, "forks": 0}

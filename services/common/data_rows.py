@@ -86,7 +86,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
 
 def _dataset_rows(path: Path, split: str) -> Iterator[Row]:
-    from datasets import DatasetDict, load_from_disk  # late: it takes seconds to load
+    from datasets import DatasetDict, load_from_disk  # type: ignore[import-untyped]  # late: it takes seconds to load
 
     try:
         loaded = load_from_disk(str(path))

@@ -169,6 +169,8 @@ def problem_row(problem: Problem) -> dict[str, Json]:
 
 def describe(error: ValidationError) -> str:
     """One line out of a validation error: each place and what is wrong there."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in detail['loc']) or 'value'}: {detail['msg']}" for detail in error.errors()
-    )
+    lines = []
+    for detail in error.errors():
+        place, message = ".".join(map(str, detail["loc"])), detail["msg"].removeprefix("Value error, ")
+        lines.append(f"{place}: {message}" if place else message)
+    return "; ".join(lines)

@@ -159,7 +159,7 @@ class Streams:
 
     async def reset(self) -> None:
         """Forget everything that an earlier run of this name left."""
-        await self._redis.delete(*(self.key(name) for name in (PROMPTS, TREES, GRADED, "batches", "dead")))
+        await self._redis.delete(*(self.key(name) for name in (PROMPTS, TREES, GRADED, "batches", "covered", "dead")))
         await self.create()
 
     async def enqueue(self, batch: str, requests: Sequence[tuple[str, bytes]]) -> bool:
@@ -176,6 +176,14 @@ class Streams:
     async def commit(self, batch: str, positions: Sequence[bytes]) -> None:
         """Acknowledge and delete the graded trees of a batch, and forget its name."""
         await self._commit(keys=[self.key(GRADED), self.key("batches")], args=[GROUP, batch, *positions])
+
+    async def set_covered(self, step: int) -> None:
+        """Note the step up to which checkpoints cover the trees of the run, before those are acknowledged."""
+        await self._redis.set(self.key("covered"), step)
+
+    async def covered(self) -> int:
+        """The step that was noted last; 0 if none was."""
+        return int(await self._redis.get(self.key("covered")) or 0)
 
     async def read(self, stream: str, count: int) -> list[Entry]:
         """Take up to `count` new entries, waiting at most `BLOCK_MS`."""

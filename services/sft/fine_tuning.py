@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from services.common.durable_folder import write_folder
@@ -89,16 +89,21 @@ def fine_tune(recipe: Recipe, output: Path, on_progress: Callable[[Progress], No
     """
     if output.exists():
         raise PreconditionError(f"{output} exists already: choose another output folder, or delete it")
+    if not (recipe.model / "config.json").is_file():
+        raise ConfigurationError(f"no model in {recipe.model}: expected a Hugging Face folder with config.json")
     demonstrations = read_demonstrations(recipe.data, recipe.prompt_column, recipe.response_column)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         tokenizer = AutoTokenizer.from_pretrained(recipe.model, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(recipe.model, dtype=torch.float32, local_files_only=True)
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            recipe.model, dtype=torch.float32, local_files_only=True
+        )
     except (OSError, ValueError) as error:
         first_line = str(error).partition("\n")[0]
         raise ConfigurationError(f"cannot load a model with its tokenizer from {recipe.model}: {first_line}") from error
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    model.eval()  # without dropout, as it will be reinforced
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)  # type: ignore[arg-type]  # mypy takes it for a method of the class
+    model.eval()  # type: ignore[no-untyped-call]  # without dropout, as it will be reinforced
     encoded = list(map(encoder(tokenizer, recipe.prompt_format, recipe.system_prompt), demonstrations))
     examples = [example for example in encoded if len(example) <= recipe.max_tokens]
     if not examples:

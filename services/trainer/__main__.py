@@ -10,6 +10,7 @@ import signal
 from redis.exceptions import RedisError
 
 from services.common.addresses import without_credentials
+from services.common.cancellation import cancel
 from services.common.entry import run_service
 from services.common.errors import TreerlError, UnavailableError
 from services.common.grpc_server import GrpcServer
@@ -69,8 +70,7 @@ async def _lead(settings: TrainerSettings) -> None:
             await asyncio.sleep(LINGER_S)
             training.result()
         else:
-            training.cancel()
-            await asyncio.wait({training})
+            await cancel(training)
 
 
 async def _train(settings: TrainerSettings, control: RunControl, run_log: RunLog) -> None:

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -40,6 +41,8 @@ def _import_deepspeed() -> Any:
     import deepspeed  # type: ignore[import-untyped]  # takes seconds
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # DeepSpeed's business, but torch says it at every collective.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     # On a CPU DeepSpeed would spend a minute compiling this one, and only where a compiler is installed.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("nccl" if cuda else "gloo", auto_mpi_discovery=False, verbose=False)

@@ -9,7 +9,7 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -40,7 +40,7 @@ def open_loggers(settings: TrainerSettings) -> tuple[Logger, ...]:
     Raises:
         ConfigurationError: one's package is not installed; names the extra that installs it.
     """
-    makers = {"tensorboard": TensorBoardLogger, "wandb": WandbLogger}
+    makers: dict[str, Callable[[TrainerSettings], Logger]] = {"tensorboard": TensorBoardLogger, "wandb": WandbLogger}
     for name in settings.loggers:
         if importlib.util.find_spec(name) is None:
             raise ConfigurationError(
@@ -74,7 +74,7 @@ class TensorBoardLogger:
 
     def start(self, records: Sequence[Record]) -> None:
         """See `Logger.start`."""
-        from tensorboard.summary import Writer
+        from tensorboard.summary import Writer  # type: ignore[import-untyped]
 
         shutil.rmtree(self._folder, ignore_errors=True)
         self._writer = Writer(str(self._folder))

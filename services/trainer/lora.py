@@ -54,7 +54,8 @@ class Adapters:
             raise ConfigurationError(f"lora.target_modules {wanted}: {str(error).partition('. ')[0]}") from error
         modules = [(name, module) for name, module in model.named_modules() if hasattr(module, "lora_A")]
         self._layers = {name: module for name, module in modules if isinstance(module, Linear)}
-        tied = model.config.tie_word_embeddings and model.get_output_embeddings() in self._layers.values()
+        head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        tied = model.config.tie_word_embeddings and head in self._layers.values()
         if tied or len(self._layers) < len(modules):
             raise ConfigurationError(
                 f"lora.target_modules {wanted}: expected linear layers that share no weights with others"

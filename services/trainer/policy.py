@@ -63,7 +63,7 @@ def _together(method: Callable[Concatenate["Policy", P], T]) -> Callable[Concate
     """When the leading process calls the method, all do."""
 
     @wraps(method)
-    def call(policy: "Policy", *args: P.args, **kwargs: P.kwargs) -> T:
+    def call(policy: "Policy", /, *args: P.args, **kwargs: P.kwargs) -> T:
         with policy.processes.together((method.__name__, args, kwargs)):
             return method(policy, *args, **kwargs)
 
@@ -103,7 +103,9 @@ class Policy:
         }
         self._zero_stage = settings.zero_stage
         self._model = load_model(settings.model, _DTYPES[settings.precision])
-        self._adapters = settings.lora and Adapters(self._model, settings.lora, settings.seed, settings.model)
+        self._adapters = (
+            Adapters(self._model, settings.lora, settings.seed, settings.model) if settings.lora is not None else None
+        )
         if settings.gradient_checkpointing == "layers":
             recompute_layers(self._model)
         self._engine = make_engine(TargetLogits(self._model), settings)

@@ -1,9 +1,9 @@
 """The processes that hold one policy: the leader, rank 0, and those that follow it into each call.
 
 The leader alone knows of streams, clients and files; it tells the others which method of the policy to enter with
-which arguments. They talk over two process groups: DeepSpeed's, whose collectives must end within `_PATIENCE`, and one
-for the calls themselves, which may be as far apart as steps are. In both, gloo notices at once when a process is gone;
-NCCL does not, but torchrun then ends all of them.
+which arguments. The calls have a process group of their own, for they may be as far apart as steps are; within a call
+nobody waits longer than `_PATIENCE`. gloo notices at once when a process is gone; NCCL does not, but torchrun then ends
+all of them.
 """
 
 import math
@@ -16,11 +16,12 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import distributed
+from torch.distributed import HashStore, TCPStore  # type: ignore[attr-defined]
 
 from services.common.errors import ConfigurationError
 
 _PATIENCE = timedelta(minutes=15)
-"""Longest that a process may be behind in a collective."""
+"""Longest that a process may be behind the others within a call."""
 
 _BETWEEN_CALLS = timedelta(days=365)
 """Longest wait for the next call: a paused run makes none."""
@@ -65,7 +66,9 @@ class Processes:
         """
         _join()
         self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
-        self._calls = distributed.new_group(backend="gloo", timeout=_BETWEEN_CALLS) if self.size > 1 else None
+        if self.size > 1:
+            self._calls = distributed.new_group(backend="gloo", timeout=_BETWEEN_CALLS)
+            self._results = distributed.new_group(backend="gloo", timeout=_PATIENCE)
         self._in_step = True
 
     @contextmanager
@@ -104,20 +107,20 @@ class Processes:
         if self.size == 1:
             return dict(parts)
         gathered: list[Any] | None = [None] * self.size if self.rank == 0 else None
-        distributed.gather_object(parts, gathered, dst=0, group=self._calls)
+        distributed.gather_object(parts, gathered, dst=0, group=self._results)
         return {key: part for of_process in gathered or [parts] for key, part in of_process.items()}
 
     def sums(self, values: Sequence[float]) -> list[float]:
         """Each value summed over all processes."""
         total = torch.tensor(values, dtype=torch.float64)
         if self.size > 1:
-            distributed.all_reduce(total, group=self._calls)
+            distributed.all_reduce(total, group=self._results)
         return [float(value) for value in total]
 
     def wait_for_all(self) -> None:
         """Return once every process is here."""
         if self.size > 1:
-            distributed.barrier(group=self._calls)
+            distributed.barrier(group=self._results)
 
     def _broadcast(self, call: Call | None) -> Call | None:
         message = [call]
@@ -157,15 +160,14 @@ def _join() -> None:
     distributed.init_process_group(backend, store=_store(rank, size), rank=rank, world_size=size, timeout=_PATIENCE)
 
 
-def _store(rank: int, size: int) -> distributed.Store:
-    """Where the processes find each other."""
+def _store(rank: int, size: int) -> Any:
+    """Where the processes find each other; None where torchrun serves it, as on several machines."""
     if "MASTER_ADDR" not in os.environ:
-        return distributed.HashStore()  # a process alone needs no port
+        return HashStore()  # a process alone needs no port
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return None
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # by torchrun itself
-    if rank > 0 or served:
-        return distributed.TCPStore(address, port, size, is_master=False, timeout=_PATIENCE)
+    if rank > 0:
+        return TCPStore(address, port, size, is_master=False, timeout=_PATIENCE)
     listener = socket.create_server((address, port))  # the store's own would listen on every interface
-    return distributed.TCPStore(
-        address, port, size, is_master=True, timeout=_PATIENCE, master_listen_fd=listener.detach()
-    )
+    return TCPStore(address, port, size, is_master=True, timeout=_PATIENCE, master_listen_fd=listener.detach())

@@ -133,8 +133,15 @@ class Rollouts:
         """Take up the graded trees that an earlier life of this run took but did not commit.
 
         Args:
-            checkpoint_step: step that the checkpoint covers; batches up to it are committed now.
+            checkpoint_step: step that the checkpoint covers; batches up to it are committed now. If a later one was
+                committed before, trees that are needed again are gone, and what waits in the streams asks for weights
+                that are not there yet: all is asked anew.
         """
+        covered_before = await self._streams.covered()
+        if covered_before > checkpoint_step:
+            log.warning("later steps are sampled again", checkpoint=checkpoint_step, committed=covered_before)
+            await self._streams.reset()
+            return
         await self._streams.create()
         after: bytes | str = "0"
         while entries := await self._streams.unfinished(GRADED, after):
@@ -142,7 +149,7 @@ class Rollouts:
             await self._take(entries)
         covered = [batch for batch in self._batches if state_of(batch) <= checkpoint_step]
         self._collected = covered
-        await self.commit()
+        await self.commit(checkpoint_step)
 
     async def request(self, requests: Sequence[TreeRequest]) -> None:
         """Ask for a batch; one that was asked for by an earlier life of this run is not asked for again."""
@@ -182,8 +189,9 @@ class Rollouts:
             queue_trees=queue_trees,
         )
 
-    async def commit(self) -> None:
-        """Acknowledge every batch collected so far: call it once a durable checkpoint covers them."""
+    async def commit(self, checkpoint_step: int) -> None:
+        """Acknowledge every batch collected so far: call it once a durable checkpoint of that step covers them."""
+        await self._streams.set_covered(checkpoint_step)
         for name in self._collected:
             await self._streams.commit(name, self._batches.pop(name).positions)
         self._collected = []

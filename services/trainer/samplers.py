@@ -2,21 +2,26 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
+import structlog
 from grpc import aio
 
 from services.common.errors import MismatchError, UnavailableError
 from services.common.grpc_server import CHANNEL_OPTIONS
 from services.common.published_weights import PublishedWeights
+from services.trainer.sampler_addresses import sampler_addresses
 from services.trainer.settings import TrainerSettings
 from treerl.sampler.v1 import sampler_service_pb2 as pb
 from treerl.sampler.v1.sampler_service_pb2_grpc import SamplerServiceStub
 
 _RETRY_S = 0.5
 """Pause before a sampler that does not answer is asked again."""
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +42,8 @@ class Samplers:
 
     def __init__(self, settings: TrainerSettings) -> None:
         """Connect to `settings.samplers` when they are first needed."""
-        # without the bound gRPC backs off to minutes, long after a restarted sampler is back
-        options = [*CHANNEL_OPTIONS, ("grpc.max_reconnect_backoff_ms", 1000)]
-        self._channels = {address: aio.insecure_channel(address, options=options) for address in settings.samplers}
+        self._given = settings.samplers
+        self._channels: dict[str, aio.Channel] = {}
         self._patience_s = settings.reload_patience_s
         self._canary_tolerance = settings.canary_tolerance
         self._in_flight = pb.InFlightMode.Value(f"IN_FLIGHT_MODE_{settings.reload_in_flight.upper()}")
@@ -48,10 +52,19 @@ class Samplers:
         """Have every sampler load weights, all at once, and check what each one answers.
 
         Raises:
-            UnavailableError: one did not answer within the patience, or could not load; names it.
+            UnavailableError: one did not answer within the patience, or could not load; names it. Or there is none.
             MismatchError: one refused the weights, or serves something else than was published; names it.
         """
-        responses = await asyncio.gather(*(self._load(address, weights) for address in self._channels))
+        deadline = time.monotonic() + self._patience_s
+        responses: list[pb.LoadCheckpointResponse] = []
+        while not responses:
+            await self._connect(await sampler_addresses(self._given))
+            answers = await asyncio.gather(*(self._load(address, weights, deadline) for address in self._channels))
+            responses = [answer for answer in answers if answer is not None]
+            if not responses and time.monotonic() > deadline:
+                raise UnavailableError(f"no sampler is at {', '.join(self._given)}: {self._patience_s:g} s have passed")
+            if not responses:
+                await asyncio.sleep(_RETRY_S)
         return Reload(
             pause_s=max(response.pause_s for response in responses),
             canary_max_abs_logprob_diff=max(response.canary_max_abs_logprob_diff for response in responses),
@@ -61,7 +74,18 @@ class Samplers:
         """Close the connections."""
         await asyncio.gather(*(channel.close(grace=None) for channel in self._channels.values()))
 
-    async def _load(self, address: str, weights: PublishedWeights) -> pb.LoadCheckpointResponse:
+    async def _connect(self, addresses: Sequence[str]) -> None:
+        """Have a channel to each of these addresses, and to no other."""
+        # without the bound gRPC backs off to minutes, long after a restarted sampler is back
+        options = [*CHANNEL_OPTIONS, ("grpc.max_reconnect_backoff_ms", 1000)]
+        for address in self._channels.keys() - set(addresses):
+            await self._channels.pop(address).close(grace=None)
+        for address in addresses:
+            if address not in self._channels:
+                self._channels[address] = aio.insecure_channel(address, options=options)
+
+    async def _load(self, address: str, weights: PublishedWeights, deadline: float) -> pb.LoadCheckpointResponse | None:
+        """What a sampler answers; None if it left meanwhile."""
         request = pb.LoadCheckpointRequest(
             policy_version=weights.policy_version,
             location=str(weights.folder.absolute()),
@@ -69,13 +93,15 @@ class Samplers:
             in_flight=self._in_flight,
         )
         call: Any = SamplerServiceStub(self._channels[address]).LoadCheckpoint  # the stub's types know no asyncio
-        deadline = time.monotonic() + self._patience_s
         while True:
             try:
                 response: pb.LoadCheckpointResponse = await call(
                     request, timeout=max(deadline - time.monotonic(), _RETRY_S)
                 )
             except aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNAVAILABLE and address not in await sampler_addresses(self._given):
+                    log.info("sampler left", address=address)
+                    return None
                 # a sampler that was killed is started again by its supervisor
                 if error.code() is grpc.StatusCode.UNAVAILABLE and time.monotonic() < deadline:
                     await asyncio.sleep(_RETRY_S)

@@ -111,7 +111,7 @@ class LoraSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     rank: int = Field(default=16, ge=1, description="inner size of each adapter")
-    alpha: float = Field(default=32.0, gt=0, description="what an adapter adds counts alpha / rank")
+    alpha: int = Field(default=32, ge=1, description="what an adapter adds counts alpha / rank")
     target_modules: tuple[str, ...] = Field(
         default=(), description="names of the linear layers that get adapters, such as q_proj; none: all but the head"
     )
@@ -153,7 +153,9 @@ class TrainerSettings(ServiceSettings):
     )
 
     samplers: tuple[str, ...] = Field(
-        min_length=1, description="gRPC addresses (host:port) of every sampler of the run"
+        min_length=1,
+        description="gRPC addresses (host:port) of every sampler of the run; dns:name:port is every address that the "
+        "name has when weights are published",
     )
     search: SearchSettings = Field(default=SearchSettings(), description="shape of the trees")
     sampling: SamplingSettings = Field(default=SamplingSettings(), description="how tokens are drawn")
@@ -243,7 +245,7 @@ class TrainerSettings(ServiceSettings):
         description="processes of the trainer on this machine, one a GPU, started by torchrun; not looked at by a "
         "trainer that you start by torchrun yourself",
     )
-    zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="what DeepSpeed shards over the processes (ZeRO)")
+    zero_stage: int = Field(default=0, ge=0, le=3, description="what DeepSpeed shards over the processes (ZeRO)")
     offload: Literal["none", "optimizer", "optimizer_and_weights"] = Field(
         default="none",
         description="what is kept in the CPU's memory, where AdamW then runs: the optimizer's state needs zero_stage 1 "

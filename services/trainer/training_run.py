@@ -70,7 +70,7 @@ class TrainingRun:
             offsets = await self.thread.run(self.log.sync)
             self.checkpoint = await self.thread.run(self.checkpoints.save, step, offsets, self._write_state)
             self._show_checkpoint(self.checkpoint)
-            await self.rollouts.commit()
+            await self.rollouts.commit(step)
         return self.checkpoint
 
     async def start(self) -> None:

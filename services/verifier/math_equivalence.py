@@ -31,7 +31,7 @@ _LATEX = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
 )
 _IMAGINARY = re.compile(r"(?<![a-zA-Z\\_])i(?![a-zA-Z])|\\imath(?![a-zA-Z])")
-_SIDE_BY_SIDE = re.compile(r"(?<!frac )(?<!binom )(?<![\d.])[\d.]{1,400} [\d.]")
+_SIDE_BY_SIDE = re.compile(r"(?<!frac )(?<!binom )(?<![\d._])[\d.]{1,400} [\d.]")
 _INDEX_I = re.compile(r"_\s?\{?\s?i\b")
 _SET_OPERATION = re.compile(r"[<>]|\\(?:le|ge|ne|cup|cap|setminus|in|emptyset|mathbb)(?![a-zA-Z])")
 

@@ -20,7 +20,7 @@ from services.verifier.sandbox.isolation import IsolationLevel
 
 _START_S = 60.0
 _STARTS = 3
-_ATTEMPTS = 6  # workers may be killed from outside, several times in a row; an answer that kills them must end
+_ATTEMPTS = 10  # workers may be killed from outside, many times in a row; an answer that kills them must end
 _READ_BYTES = 65536
 _SOURCE_ROOT = Path(__file__).parents[2]
 
@@ -62,7 +62,7 @@ class MathPool:
     @property
     def process_ids(self) -> list[int]:
         """Process ids of the live workers."""
-        return [worker.process_id for worker in self._workers]
+        return [worker.process_id for worker in self._workers if worker.alive]
 
     async def start(self, level: IsolationLevel) -> None:
         """Start the workers, locked down at a level; they have no namespaces of their own.
@@ -116,7 +116,7 @@ class MathPool:
             if cause:
                 raise MathMemoryError(f"comparing the answer needs more than {self._memory_bytes} bytes of memory")
             return reply
-        raise MathWorkerLostError(f"the grader failed: {_ATTEMPTS} math workers in a row died with this answer")
+        raise MathWorkerLostError(f"the grader failed: its worker died, {_ATTEMPTS} times in a row")
 
     async def _take(self) -> "_Worker":
         """An idle worker; one that died while it idled is replaced, and no request answers for it."""
@@ -126,13 +126,13 @@ class MathPool:
 
     def _replace(self, worker: "_Worker", cause: str) -> None:
         metrics.GRADER_RESTARTS.labels("math", cause).inc()
-        self._workers.discard(worker)
         task = asyncio.create_task(self._kill_and_add(worker))
         self._replacing.add(task)
         task.add_done_callback(self._replacing.discard)
 
     async def _kill_and_add(self, worker: "_Worker") -> None:
         await worker.kill()
+        self._workers.discard(worker)  # not before: where this is cancelled, `close` finishes it
         while True:
             try:
                 return await self._add_worker()

@@ -4,6 +4,7 @@ It invents responses instead of sampling them, but states their true log-probabi
 """
 
 import asyncio
+import math
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from services.common import codec, published_weights
+from services.common.cancellation import cancel
 from services.common.streams import GRADED, PROMPTS, Streams, connect
 from services.common.tree import Branch, FinishReason, Tree, TreeRequest, VersionSpan, path_tokens
 from services.common.verdict import Outcome, Verdict
@@ -69,6 +71,7 @@ class FakeSampler(SamplerServiceServicer):
         held_back: tree ids that are never answered.
         poisoned: tree ids that are given up.
         refusals: loads that are still to be answered with UNAVAILABLE, as by a process that is starting.
+        idle_from: version from whose load on prompts are handed back.
         drains: loads wait until every prompt that was asked for is answered.
         outdated: tree ids that are sampled by the weights of version 0, whatever is asked.
         uniform: whether all leaves of a tree of that id are to be correct.
@@ -90,6 +93,7 @@ class FakeSampler(SamplerServiceServicer):
         self.held_back: set[str] = set()
         self.poisoned: set[str] = set()
         self.refusals = 0
+        self.idle_from = math.inf
         self.drains = False
         self.outdated: set[str] = set()
         self.uniform: Callable[[str], bool] = lambda tree_id: False
@@ -127,6 +131,11 @@ class FakeSampler(SamplerServiceServicer):
         await streams.create()
         while True:
             entries = await streams.read(PROMPTS, 8)
+            if self._version >= self.idle_from:
+                for entry in entries:
+                    await streams.hand_back(PROMPTS, entry)
+                await asyncio.sleep(0.02)
+                continue
             if entries:
                 self._answered.clear()
             else:
@@ -202,6 +211,5 @@ async def serving(sampler: FakeSampler, redis_url: str, run: str) -> AsyncIterat
     try:
         yield f"127.0.0.1:{port}"
     finally:
-        working.cancel()
-        await asyncio.wait({working})
+        await cancel(working)
         await server.stop(None)

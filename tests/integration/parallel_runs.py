@@ -17,6 +17,7 @@ from tests.integration.small_runs import make_policy, train, two_minibatches, we
 
 SETTINGS: dict[str, dict[str, Any]] = {
     **{f"stage {stage}": {"zero_stage": stage, "kl_coefficient": 0.1} for stage in (0, 1, 2, 3)},
+    "adapters": {"zero_stage": 3, "kl_coefficient": 0.1, "lora": {"rank": 4}, "gradient_checkpointing": "layers"},
     "single responses": {"zero_stage": 2, "packing": "flat"},
 }
 """Runs by name."""
@@ -26,8 +27,9 @@ BUDGET, WHOLE = 64, 10_000
 
 
 def measured_updates(policy: Policy, minibatches: list[list[WeightedTree]]) -> list[UpdateResult]:
-    """Updates on many microbatches, and on fewer than there are processes."""
-    return [result for budget in (BUDGET, WHOLE, BUDGET) for result in train(policy, minibatches, budget)]
+    """Updates on many microbatches, on a single one, which leaves nothing for a second process, and on many again."""
+    single = [[minibatches[0][2]]]
+    return train(policy, minibatches, BUDGET) + train(policy, single, WHOLE) + train(policy, minibatches, BUDGET)
 
 
 def main(model: Path, out: Path) -> None:

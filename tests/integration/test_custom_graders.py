@@ -65,6 +65,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder on the Python path with a module of graders, installed as a distribution with an entry point."""
     folder = tmp_path_factory.mktemp("graders")
     (folder / "graders_of_a_test.py").write_text(textwrap.dedent(PACKAGE))
+    (folder / "leaves_when_imported.py").write_text("raise SystemExit(3)")
     information = folder / "graders_of_a_test-1.dist-info"
     information.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: graders-of-a-test\nVersion: 1\n")
@@ -158,6 +159,7 @@ async def test_a_request_names_no_grader_that_the_settings_do_not_name(grader: G
         ("no_such_module:f", "cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"),
         ("graders_of_a_test:f", "cannot be imported: AttributeError"),
         ("graders_of_a_test:not_a_function", "is a int, expected a function"),
+        ("leaves_when_imported:f", "cannot be imported: SystemExit: 3"),
     ],
 )
 async def test_a_grader_that_is_not_there_keeps_the_verifier_from_starting(

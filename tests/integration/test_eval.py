@@ -72,10 +72,19 @@ class ReplayingEngine(ScriptedEngine):
             token_ids=request.token_ids,
             logprobs=(-1.0,),
             entropies=(),
-            versions=(VersionSpan(0, 1),),
+            versions=(VersionSpan(self.policy_version, 1),),
             finish_reason=FinishReason.STOP,
             prefilled_tokens=1,
         )
+
+
+class ReloadedEngine(ReplayingEngine):
+    """Is given other weights after its first answer."""
+
+    async def complete(self, request: CompletionRequest) -> Completion:
+        completion = await super().complete(request)
+        self.policy_version = 7
+        return completion
 
 
 @pytest.fixture
@@ -144,7 +153,6 @@ async def test_an_evaluation_that_broke_off_goes_on_and_asks_nothing_twice(files
     assert whole[: len(begun)] == begun
     assert set(Counter((row["data"], row["id"], row["sample"]) for row in whole).values()) == {1}
     assert len(whole) == 9
-    assert len(dying.requests) == 4 + 9 - len(begun)
 
 
 async def test_a_finished_evaluation_is_told_again_without_any_service(
@@ -162,6 +170,14 @@ async def test_another_evaluation_does_not_go_into_the_same_folder(files: tuple[
         await run_eval(options(files, sampler.address), as_json=True)
         with pytest.raises(PreconditionError, match="another drawing"):
             await run_eval(options(files, sampler.address, samples=3), as_json=True)
+
+
+async def test_weights_that_were_replaced_meanwhile_are_told(
+    files: tuple[Path, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with served_sampler(ReloadedEngine(), ReplayedCodec(SOLUTIONS)) as sampler:
+        await run_eval(options(files, sampler.address), as_json=False)
+    assert "replaced meanwhile: responses are of versions 0, 7" in capsys.readouterr().out
 
 
 async def test_a_prompt_that_the_sampler_refuses_counts_as_unsolved(

@@ -1,5 +1,7 @@
 """What a math worker can still do after it has loaded its libraries."""
 
+import asyncio
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -76,3 +78,16 @@ async def test_the_policy_of_the_settings_reaches_the_workers() -> None:
             assert (await pool.call({"gold": "8 cm", "answer": answer}, 10.0))["equivalent"] is same
     finally:
         await pool.close()
+
+
+async def test_a_pool_that_is_closed_right_after_a_cancelled_call_leaves_nothing_open() -> None:
+    pool = MathPool(1, 512 << 20)
+    await pool.start(IsolationLevel.SECCOMP)
+    (process,) = pool.process_ids
+    call = asyncio.create_task(pool.call({"gold": "x+1", "answer": "1+x"}, 10.0))
+    await asyncio.sleep(0)
+    call.cancel()
+    await asyncio.wait({call})
+    await pool.close()
+    assert not (Path("/proc") / str(process)).exists()
+    gc.collect()  # a socket that is still open would warn

@@ -39,11 +39,11 @@ def published(root: Path, version: int) -> PublishedWeights:
 class Sampler:
     """A sampler at work on a run's streams; leave it to stop it."""
 
-    def __init__(self, streams: Streams, weights: PublishedWeights) -> None:
+    def __init__(self, streams: Streams, weights: PublishedWeights, instance: str = "test") -> None:
         self.engine = ScriptedEngine(latency_s=0.01)
         self.engine.policy_version = weights.policy_version
         self.weights = ServedWeights(self.engine, weights, tolerance_nats=1e-3)
-        settings = SamplerSettings(model=Path("model"), instance="test", trees_in_flight=4)
+        settings = SamplerSettings(model=Path("model"), instance=instance, trees_in_flight=4)
         self._worker = SamplerWorker(self.engine, DigitCodec(), self.weights, settings)
         self._streams = streams
         self._stopping = asyncio.Event()
@@ -94,10 +94,11 @@ async def test_a_sampler_that_lags_leaves_prompts_to_the_others_until_it_has_loa
         asked = await ask(trainer, 5, min_policy_version=4)
         await asyncio.sleep(0.3)
         assert await trainer.waiting(PROMPTS) == 20, "it holds prompts that it cannot serve"
-        async with Sampler(run("new"), new):
+        async with Sampler(run("new"), new, instance="new"):
             trees = await collect(trainer, 20)
         assert sorted(tree.tree_id for tree in trees) == sorted(asked)
         assert versions(trees) == {4}
+        assert {tree.sampler for tree in trees} == {"new"}
         assert lagging.engine.requests == []
 
         asked = await ask(trainer, 6, min_policy_version=4)

@@ -318,3 +318,20 @@ async def test_entries_that_were_given_up_are_counted(run: Callable[[str], Strea
         await worker.bury(PROMPTS, entry, "no reason")
     await worker.measure(PROMPTS)
     assert metrics.DEAD_LETTERS._value.get() == 2
+
+
+async def test_the_lag_by_which_autoscalers_go_is_what_waits(run: Callable[[str], Streams], redis_server: str) -> None:
+    worker, redis = run("worker"), await connect(redis_server)
+
+    async def lag() -> int:
+        (group,) = await redis.xinfo_groups(worker.key(PROMPTS))
+        return int(group["lag"])
+
+    await run("trainer").enqueue("step-1", batch(6))
+    assert await lag() == 6
+    done, back, dead = await worker.read(PROMPTS, 3)
+    await worker.complete(PROMPTS, done, TREES, b"tree")
+    await worker.hand_back(PROMPTS, back)
+    await worker.bury(PROMPTS, dead, "no reason")
+    assert await lag() == await worker.waiting(PROMPTS) == 4
+    await redis.aclose()

@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 TOLERANCE = 1e-4
-"""Of weights that six updates have moved by up to 6e-2; sums in another order are rounded otherwise."""
+"""Of weights that five updates have moved by up to 5e-2; sums in another order are rounded otherwise."""
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,7 @@ def test_two_processes_train_as_one_does(model: Path, out: Path, tmp_path: Path,
 
     for found, expected in zip(json.loads((out / name / "results.json").read_text()), results, strict=True):
         assert found == pytest.approx(asdict(expected), rel=1e-3, abs=1e-6)
+        assert expected.grad_norm > 0.01
     trained, found = weights(policy, tmp_path / "one"), load_file(out / name / "weights" / "model.safetensors")
     assert found.keys() == trained.keys()
     for tensor, value in trained.items():
@@ -66,7 +67,7 @@ def test_two_processes_go_on_from_their_checkpoint(out: Path, name: str) -> None
 
     assert all(torch.equal(found[tensor], value) for tensor, value in expected.items())
     before = load_file(out / name / "weights" / "model.safetensors")
-    assert not any(torch.equal(before[tensor], value) for tensor, value in expected.items())
+    assert not all(torch.equal(before[tensor], value) for tensor, value in expected.items())
 
 
 def test_a_checkpoint_of_two_processes_is_refused_by_one(model: Path, out: Path) -> None:

@@ -24,7 +24,7 @@ from tests.integration.fake_sampler import FakeSampler, serving, write_tiny_mode
 from treerl.trainer.v1 import trainer_service_pb2 as pb
 from treerl.trainer.v1.trainer_service_pb2_grpc import TrainerServiceStub
 
-START_S = 90.0
+START_S = 120.0
 """Patience for a process to load torch on a busy machine, in seconds."""
 
 

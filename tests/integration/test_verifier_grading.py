@@ -196,7 +196,7 @@ async def test_recorded_pairs_agree(shared_data: Path) -> None:
 
     pairs = rows(shared_data / "math_pairs.jsonl")
     wrong = [row for row in pairs if found(row) != row["equivalent"]]
-    assert len(wrong) <= 0.03 * len(pairs), wrong
+    assert len(wrong) <= 0.01 * len(pairs), wrong
     assert not [row for row in wrong if not row["equivalent"]]
 
 

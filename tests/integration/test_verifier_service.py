@@ -152,6 +152,7 @@ async def test_bytes_that_are_no_request_end_their_batch_with_a_reason(channel: 
 
 async def test_status_names_the_isolation(channel: aio.Channel) -> None:
     stub: rpc.VerifierServiceAsyncStub = rpc.VerifierServiceStub(channel)
+    await stub.Verify(verify("7"))
     status = await stub.GetStatus(pb.GetStatusRequest())
     assert status.isolation_level >= pb.ISOLATION_LEVEL_SECCOMP
     assert (status.in_flight, status.graded > 0) == (0, True)

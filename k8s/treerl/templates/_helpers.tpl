@@ -57,11 +57,16 @@ labels:
 {{- end -}}
 {{- end -}}
 
+{{- /* Each sampler by its name, so that one that restarts is waited for; or, where they are scaled, those that are ready. */ -}}
 {{- define "treerl.samplerAddresses" -}}
 {{- $name := printf "%s-sampler" (include "treerl.fullname" .) -}}
 {{- $addresses := list -}}
+{{- if eq .Values.sampler.autoscaling.kind "none" -}}
 {{- range until (int .Values.sampler.replicas) -}}
 {{- $addresses = append $addresses (printf "%s-%d.%s:50051" $name . $name) -}}
+{{- end -}}
+{{- else -}}
+{{- $addresses = append $addresses (printf "dns:%s-ready:50051" $name) -}}
 {{- end -}}
 {{- $addresses | toJson -}}
 {{- end -}}
@@ -147,7 +152,7 @@ affinity:
 {{- with $of.topologySpreadConstraints }}
 topologySpreadConstraints:
   {{- range . }}
-  - {{- toYaml . | nindent 4 }}
+  - {{ toYaml . | nindent 4 | trim }}
     labelSelector:
       matchLabels:
         {{- include "treerl.selector" $ | nindent 8 }}

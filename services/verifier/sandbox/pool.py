@@ -22,7 +22,7 @@ from services.verifier.sandbox.zygote import (
     ZygoteLostError,
 )
 
-_ATTEMPTS = 6  # zygotes may be killed from outside, several times in a row; a program that kills them must end
+_ATTEMPTS = 20  # zygotes may be killed from outside, many times in a row; a program that kills them must end
 _STARTS = 3
 
 ResultT = TypeVar("ResultT")
@@ -138,10 +138,13 @@ class SandboxPool:
         self, limits: Limits, children: int, use: Callable[[Zygote, Turn], Awaitable[ResultT]]
     ) -> ResultT:
         async with self._turns.take(children * ceil(limits.memory_bytes / self._place_bytes)) as turn:
-            for _ in range(_ATTEMPTS - 1):
-                with contextlib.suppress(ExecutionLostError):
+            lost: list[ExecutionLostError] = []
+            while len(lost) < _ATTEMPTS:
+                try:
                     return await self._attempt(use, turn)
-            return await self._attempt(use, turn)
+                except ExecutionLostError as error:
+                    lost.append(error)
+            raise ExecutionLostError(f"{lost[-1]}, {_ATTEMPTS} times in a row") from lost[-1]
 
     async def _attempt(self, use: Callable[[Zygote, Turn], Awaitable[ResultT]], turn: Turn) -> ResultT:
         async with self._replacing:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from services.verifier.sandbox.supervisor import PATIENCE_S, Supervisor
 _START_S = 60.0
 _GRACE_S = 5.0  # a zygote that has not answered so long after a child's last moment is taken for dead
 _MESSAGE_BYTES = 4096
+_PIPE_BYTES = 1 << 20  # the most that a user without privileges may ask for
 _SOURCE_ROOT = Path(__file__).parents[3]
 _BOOT = (
     "import sys; sys.path.insert(0, sys.argv.pop()); from services.verifier.sandbox.inside import zygote; "
@@ -146,8 +148,8 @@ class Zygote:
             self._send({"renice": test_id, "niceness": niceness})
             yield_turn()
 
-        output, output_end = os.pipe()
-        report, report_end = os.pipe()
+        output, output_end = _wide_pipe()
+        report, report_end = _wide_pipe()
         supervisor = Supervisor(limits, own_time, set_niceness, output, report)
         self._running[test_id] = (supervisor, asyncio.get_running_loop().create_future())
         order = {
@@ -227,6 +229,14 @@ class Zygote:
         for _, future in self._running.values():
             if not future.done():
                 future.set_exception(ZygoteLostError("the sandbox's interpreter died"))
+
+
+def _wide_pipe() -> tuple[int, int]:
+    """A pipe that holds much: who writes must not wait for us to read, which would count as the test's own time."""
+    pipe = os.pipe()
+    with contextlib.suppress(PermissionError):  # the user has many of them
+        fcntl.fcntl(pipe[0], fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    return pipe
 
 
 def _spawn(level: IsolationLevel, grader: str) -> tuple[subprocess.Popen[bytes], socket.socket]:

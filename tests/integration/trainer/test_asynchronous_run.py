@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from services.common.cancellation import cancel
 from services.common.errors import MismatchError, UnavailableError
 from services.trainer.run_control import RunControl
 from services.trainer.run_log import RunLog
@@ -123,8 +124,7 @@ async def test_a_cancelled_run_asks_for_the_same_refills_again(
         async for record in run_log.watch(from_step=1):
             if record.policy_version == 4:
                 break
-        training.cancel()
-        await asyncio.wait({training})
+        await cancel(training)
     await run_to_end(settings)
     assert len(set(sampler.served)) == len(sampler.served)
 

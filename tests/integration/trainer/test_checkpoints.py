@@ -1,6 +1,8 @@
 """What checkpoints of real runs are good for: going on when one is damaged, and exporting the policy."""
 
+import asyncio
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from services.cli.export import export_policy
 from services.cli.run_folder import RunFolder
+from services.common.cancellation import cancel
 from services.common.errors import CheckpointError, ConfigurationError, InvalidRequestError, NotFoundError
 from services.common.published_weights import version_folder
+from services.common.streams import Streams, connect
+from services.trainer.run_control import RunControl
+from services.trainer.run_log import RunLog
 from services.trainer.settings import TrainerSettings
+from services.trainer.train import train
+from services.trainer.training_run import open_run
 from tests.integration.fake_sampler import FakeSampler
 from tests.integration.trainer.training import MakeSettings, rows, run_to_end, trained_tree_ids
 
@@ -56,6 +64,31 @@ async def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     await run_to_end(uninterrupted)
     ours, theirs = ([row["loss"] for row in rows(s.output_dir / "metrics.jsonl")] for s in (settings, uninterrupted))
     assert ours == pytest.approx(theirs)
+
+
+async def test_going_back_to_an_earlier_checkpoint_does_not_wait_for_prompts_that_ask_for_later_weights(
+    make_settings: MakeSettings, sampler: FakeSampler
+) -> None:
+    settings = make_settings(steps=6, heldout_data=None)
+    sampler.idle_from = 4
+    control, run_log = RunControl(), RunLog(settings.output_dir)
+    async with open_run(settings, control, run_log) as run:
+        training = asyncio.create_task(train(run))
+        redis = await connect(settings.redis_url)
+        batches = Streams(redis, settings.run, "test").key("batches")
+        while not await redis.hexists(batches, "step-00005"):  # which asks for trees of version 4
+            await asyncio.sleep(0.01)
+        await redis.aclose()
+        await cancel(training)
+    flip_a_bit(checkpoint(settings, 4))
+
+    running = asyncio.create_task(run_to_end(settings))
+    while sampler.versions[-1] != 2:
+        await asyncio.sleep(0.01)
+    sampler.idle_from = math.inf
+    await running
+
+    assert trained_tree_ids(settings.output_dir) == [f"step-{step:05d}/{i}" for step in range(1, 7) for i in (0, 1)]
 
 
 async def test_as_many_checkpoints_stay_as_are_wanted(make_settings: MakeSettings) -> None:

@@ -108,6 +108,7 @@ class Run:
             "output-dir": folder,
             "train-data": data,
             "heldout-data": data,
+            "heldout-overlap": "keep",
             "steps": STEPS,
             "prompts-per-step": 2,
             "search": json.dumps({"chains": 2, "forks": 1, "rounds": 1, "branches": 2}),

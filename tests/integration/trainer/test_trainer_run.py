@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from services.common.cancellation import cancel
 from services.common.errors import CheckpointError, MismatchError, UnavailableError
 from services.common.published_weights import latest
 from services.trainer.run_control import RunControl, RunState
@@ -63,6 +64,19 @@ async def test_every_part_of_the_loss_can_be_set(make_settings: MakeSettings, pa
     assert first["corrected_fraction"] == second["corrected_fraction"] == 0  # the engine is the trainer's model
 
 
+async def test_a_run_of_adapters_publishes_merged_weights(make_settings: MakeSettings, sampler: FakeSampler) -> None:
+    settings = make_settings(lora={"rank": 4}, heldout_data=None)
+
+    await run_to_end(settings)
+
+    steps = rows(settings.output_dir / "metrics.jsonl")
+    assert all(step["mismatch_mean_abs_logprob_diff"] < 1e-5 for step in steps)  # the samplers have what is trained
+    assert steps[-1]["loss"] != steps[0]["loss"]
+    newest = latest(settings.output_dir / "weights")
+    assert newest is not None
+    assert "adapter/adapter_config.json" in newest.files
+
+
 async def test_the_learning_rate_of_a_step_is_recorded(make_settings: MakeSettings) -> None:
     settings = make_settings(heldout_data=None, learning_rate_schedule="linear", min_learning_rate=2e-3)
 
@@ -82,8 +96,7 @@ async def test_a_cancelled_run_goes_on_as_if_nothing_had_happened(
         async for record in run_log.watch(from_step=1):
             if record.policy_version == 3:
                 break
-        training.cancel()
-        await asyncio.wait({training})
+        await cancel(training)
 
     await run_to_end(settings)
 

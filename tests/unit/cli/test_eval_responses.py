@@ -7,7 +7,7 @@ import pytest
 from services.cli.eval_responses import Response, ResponseLog
 from services.common.errors import InvalidRequestError
 
-FIRST, SECOND = (Response("data", name, "", 0, "CORRECT", "", "2", "½ \ud800", 1, "STOP") for name in "ab")
+FIRST, SECOND = (Response("data", name, "", 0, "CORRECT", "", "2", "½ \ud800", 1, "STOP", 0) for name in "ab")
 
 
 def test_a_half_written_line_goes_and_the_rest_stays(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from services.cli.eval_scores import by_category, pass_at_k, score
 
 
 def response(problem: str, sample: int, outcome: str, category: str = "", finish: str = "STOP") -> Response:
-    return Response("data", problem, category, sample, outcome, "", "", "", 10, finish)
+    return Response("data", problem, category, sample, outcome, "", "", "", 10, finish, 0)
 
 
 def drawn(problem: str, outcomes: str) -> list[Response]:

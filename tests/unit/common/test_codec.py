@@ -57,6 +57,7 @@ def test_a_tree_with_verdicts_survives_protobuf() -> None:
     graded = tree(branch(0, None, 0, 4), branch(1, 0, 2, 3)).with_verdicts(
         [Verdict(Outcome.CORRECT, "equal", 1.5, "1/2"), Verdict(Outcome.INFRA_ERROR, "lost", 2.5)]
     )
+    graded = replace(graded, sample_s=0.5, sampler="sampler-1")
     wire = codec.encode_tree(graded).SerializeToString()
     assert codec.decode_tree(codec.parse(tree_pb2.Tree, wire)) == graded
 

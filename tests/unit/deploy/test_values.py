@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from typing import Any
 
 import jsonschema
@@ -39,6 +41,13 @@ def test_the_defaults_and_every_values_file_fit_the_schema() -> None:
     assert len(files) == 3
     for path in files:
         jsonschema.validate(yaml.safe_load(path.read_text(encoding="utf-8")), SCHEMA)
+
+
+def test_yamllint_finds_nothing() -> None:
+    paths = [CHART / "values.yaml", CHART / "Chart.yaml", ROOT / "k8s" / "values", ROOT / "docker" / "prometheus"]
+    command = [sys.executable, "-m", "yamllint", "--strict", "--config-file", ROOT / ".yamllint", *paths]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
 
 
 def test_the_table_of_values_is_up_to_date() -> None:

@@ -61,6 +61,9 @@ def test_an_existing_folder_is_refused_and_a_failure_leaves_nothing(recipe: Reci
 
 
 def test_what_cannot_be_used_is_told(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no model in .*: expected a Hugging Face folder"):
+        fine_tune(replace(recipe, model=tmp_path), tmp_path / "new", ignore)
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ConfigurationError, match="cannot load a model with its tokenizer"):
         fine_tune(replace(recipe, model=tmp_path), tmp_path / "new", ignore)
     with pytest.raises(ConfigurationError, match="all 3 demonstrations have more than 2 tokens"):

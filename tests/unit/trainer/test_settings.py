@@ -8,7 +8,7 @@ import pytest
 from services.common.errors import ConfigurationError
 from services.common.settings import load_settings
 from services.common.tree import Logprobs, SamplingParameters, SpecialTokens
-from services.trainer.settings import SamplingSettings, TrainerSettings
+from services.trainer.settings import LoraSettings, SamplingSettings, TrainerSettings
 
 NEEDED: dict[str, Any] = {
     "model": Path("m"),
@@ -48,6 +48,14 @@ def test_masks_reach_the_search(tmp_path: Path) -> None:
     assert (search.special_tokens, search.answer_markers) == (SpecialTokens.FORKABLE, ("\\boxed{", "####"))
 
 
+def test_an_empty_table_asks_for_adapters(tmp_path: Path) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text("[trainer.lora]\n")
+
+    assert load_settings(TrainerSettings, config, **NEEDED).lora == LoraSettings(rank=16, alpha=32)
+    assert load_settings(TrainerSettings, **NEEDED).lora is None
+
+
 def test_evaluation_differs_from_training_in_the_draw_alone() -> None:
     sampling = SamplingSettings(
         temperature=0.7, max_tokens=9, min_tokens=2, stop=("x",), stop_token_ids=(3,), logprobs="raw_and_sampling"
@@ -77,6 +85,7 @@ def test_evaluation_differs_from_training_in_the_draw_alone() -> None:
         ({"uniform_trees": "drop"}, "uniform_trees: Input should be 'train' or 'replace'"),
         ({"offload": "optimizer"}, "offload 'optimizer' needs zero_stage 1 or more, set is 0"),
         ({"offload": "optimizer_and_weights", "zero_stage": 2}, "needs zero_stage 3 or more, set is 2"),
+        ({"lora": {"rank": 0}}, "lora.rank: .* greater than or equal to 1"),
         ({"warmup_steps": 2}, "warmup_steps is 2: expected at most steps, 1"),
         ({"min_learning_rate": 2e-6}, "min_learning_rate is 2e-06: expected at most learning_rate, 1.5e-06"),
         ({"packing": "dense"}, "packing: Input should be 'tree' or 'flat'"),

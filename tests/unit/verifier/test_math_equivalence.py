@@ -70,6 +70,7 @@ SAME = [
     ("x=1, y=2", "y=2, x=1"),
     (r"\langle 1,2 \rangle", r"\langle 1, 2\rangle"),
     (r"\frac 1 2", "0.5"),
+    (r"\log_2 8", "3"),
     (r"\triangle ABC", r"$\triangle ABC$"),
 ]
 DIFFERENT = [

@@ -110,7 +110,7 @@ class Verdict(_message.Message):
     """Time the grading took, in milliseconds."""
     answer: _builtins.str
     """What was judged: the final answer (math) or the program (code) as it was read from the response; empty where none
-    could be read.
+    could be read, and where a grader of the user's own judged the whole response.
     """
     @_builtins.property
     def cases(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaseResult]:

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class VerifierServiceStub:
-    """Grades responses. A verdict always comes back: a grader's own failure is INFRA_ERROR, not an RPC error.
+    """Grades responses. A verdict always comes back: a grader's own failure is INFRA_ERROR, not an RPC error. When too many
+    calls wait already, a call ends with RESOURCE_EXHAUSTED and a google.rpc.RetryInfo that says when to come back.
     """
 
     def __init__(self, channel):
@@ -58,7 +59,8 @@ class VerifierServiceStub:
 
 
 class VerifierServiceServicer:
-    """Grades responses. A verdict always comes back: a grader's own failure is INFRA_ERROR, not an RPC error.
+    """Grades responses. A verdict always comes back: a grader's own failure is INFRA_ERROR, not an RPC error. When too many
+    calls wait already, a call ends with RESOURCE_EXHAUSTED and a google.rpc.RetryInfo that says when to come back.
     """
 
     def Verify(self, request, context):
@@ -76,7 +78,8 @@ class VerifierServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def VerifyBatch(self, request_iterator, context):
-        """Grades responses as they arrive; answers come as they are ready and name their request.
+        """Grades responses as they arrive; answers come as they are ready and name their request. Once the first was taken,
+        the others wait for their turn, however many calls do.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,7 +124,8 @@ def add_VerifierServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class VerifierService:
-    """Grades responses. A verdict always comes back: a grader's own failure is INFRA_ERROR, not an RPC error.
+    """Grades responses. A verdict always comes back: a grader's own failure is INFRA_ERROR, not an RPC error. When too many
+    calls wait already, a call ends with RESOURCE_EXHAUSTED and a google.rpc.RetryInfo that says when to come back.
     """
 
     @staticmethod

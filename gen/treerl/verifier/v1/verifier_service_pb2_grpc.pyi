@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class VerifierServiceStub:
-    """Grades responses. A verdict always comes back: a grader's own failure is INFRA_ERROR, not an RPC error."""
+    """Grades responses. A verdict always comes back: a grader's own failure is INFRA_ERROR, not an RPC error. When too many
+    calls wait already, a call ends with RESOURCE_EXHAUSTED and a google.rpc.RetryInfo that says when to come back.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -38,13 +40,17 @@ class VerifierServiceStub:
     VerifyTree: _grpc.UnaryUnaryMultiCallable[_verifier_service_pb2.VerifyTreeRequest, _verifier_service_pb2.VerifyTreeResponse]
     """Grades every branch of a tree."""
     VerifyBatch: _grpc.StreamStreamMultiCallable[_verifier_service_pb2.VerifyBatchRequest, _verifier_service_pb2.VerifyBatchResponse]
-    """Grades responses as they arrive; answers come as they are ready and name their request."""
+    """Grades responses as they arrive; answers come as they are ready and name their request. Once the first was taken,
+    the others wait for their turn, however many calls do.
+    """
     GetStatus: _grpc.UnaryUnaryMultiCallable[_verifier_service_pb2.GetStatusRequest, _verifier_service_pb2.GetStatusResponse]
     """Says how the sandbox is locked down and how busy the graders are."""
 
 @_typing.type_check_only
 class VerifierServiceAsyncStub(VerifierServiceStub):
-    """Grades responses. A verdict always comes back: a grader's own failure is INFRA_ERROR, not an RPC error."""
+    """Grades responses. A verdict always comes back: a grader's own failure is INFRA_ERROR, not an RPC error. When too many
+    calls wait already, a call ends with RESOURCE_EXHAUSTED and a google.rpc.RetryInfo that says when to come back.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Verify: _aio.UnaryUnaryMultiCallable[_verifier_service_pb2.VerifyRequest, _verifier_service_pb2.VerifyResponse]  # type: ignore[assignment]
@@ -52,12 +58,16 @@ class VerifierServiceAsyncStub(VerifierServiceStub):
     VerifyTree: _aio.UnaryUnaryMultiCallable[_verifier_service_pb2.VerifyTreeRequest, _verifier_service_pb2.VerifyTreeResponse]  # type: ignore[assignment]
     """Grades every branch of a tree."""
     VerifyBatch: _aio.StreamStreamMultiCallable[_verifier_service_pb2.VerifyBatchRequest, _verifier_service_pb2.VerifyBatchResponse]  # type: ignore[assignment]
-    """Grades responses as they arrive; answers come as they are ready and name their request."""
+    """Grades responses as they arrive; answers come as they are ready and name their request. Once the first was taken,
+    the others wait for their turn, however many calls do.
+    """
     GetStatus: _aio.UnaryUnaryMultiCallable[_verifier_service_pb2.GetStatusRequest, _verifier_service_pb2.GetStatusResponse]  # type: ignore[assignment]
     """Says how the sandbox is locked down and how busy the graders are."""
 
 class VerifierServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Grades responses. A verdict always comes back: a grader's own failure is INFRA_ERROR, not an RPC error."""
+    """Grades responses. A verdict always comes back: a grader's own failure is INFRA_ERROR, not an RPC error. When too many
+    calls wait already, a call ends with RESOURCE_EXHAUSTED and a google.rpc.RetryInfo that says when to come back.
+    """
 
     @_abc_1.abstractmethod
     def Verify(
@@ -81,7 +91,9 @@ class VerifierServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_verifier_service_pb2.VerifyBatchRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_verifier_service_pb2.VerifyBatchResponse], _abc.AsyncIterator[_verifier_service_pb2.VerifyBatchResponse]]:
-        """Grades responses as they arrive; answers come as they are ready and name their request."""
+        """Grades responses as they arrive; answers come as they are ready and name their request. Once the first was taken,
+        the others wait for their turn, however many calls do.
+        """
 
     @_abc_1.abstractmethod
     def GetStatus(

@@ -30,7 +30,7 @@ def load(name: str, paths: Sequence[str]) -> None:
     module, _, attributes = name.partition(":")
     try:
         function = functools.reduce(getattr, attributes.split("."), importlib.import_module(module))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UnloadableError(f"{type(error).__name__}: {error}"[:_DETAIL_LENGTH]) from error
     if not callable(function):
         raise UnloadableError(f"{name} is a {type(function).__name__}, expected a function")
