@@ -31,7 +31,7 @@ FIRST_STEPS = 2
 
 
 async def measure_asynchrony() -> dict[str, float]:
-    """Run trainers in turn, about three minutes on two cores.
+    """Run trainers in turn, about four minutes on two cores.
 
     Returns:
         Steps a second of both (medians over rounds), and how many times faster sampling ahead is (median of each

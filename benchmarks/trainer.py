@@ -78,7 +78,7 @@ SHAPES = {
 
 
 async def measure() -> dict[str, float]:
-    """Run the benchmark, about six minutes on two cores.
+    """Run the benchmark, about seven minutes on two cores.
 
     Returns:
         For each shape: seconds of a step (medians over rounds) and how many times faster packed trees are (median of

@@ -328,7 +328,9 @@ def export(
     """Write the policy of a checkpoint as a Hugging Face folder, which transformers and vLLM load."""
     from services.cli.export import export_policy
     from services.cli.run_folder import RunFolder
+    from services.common.logs import configure_logs
 
+    configure_logs("export", "export", level="error")  # a damaged checkpoint that is passed over is told
     exported = export_policy(RunFolder(run), checkpoint, output)
     print(f"{output}: policy after step {exported.step}")
 
