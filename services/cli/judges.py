@@ -9,6 +9,8 @@ from grpc import aio
 
 from services.cli.remote import connected, told
 from services.common import codec, problem_codec
+from services.common.errors import InvalidRequestError
+from services.common.grpc_server import MAX_MESSAGE_BYTES
 from services.common.overload import patiently
 from services.common.problem import Problem
 from services.common.verdict import Limits, Verdict
@@ -43,11 +45,17 @@ class RemoteJudge:
         """See `Judge.grade`.
 
         Raises:
+            InvalidRequestError: as there, or they are too large to be sent.
             UnavailableError: no verifier answers.
         """
         request = verifier_pb2.VerifyRequest(problem=problem_codec.encode_problem(problem), response=response)
         if limits is not None:
             request.limits.CopyFrom(codec.encode_limits(limits))
+        if request.ByteSize() > MAX_MESSAGE_BYTES:
+            raise InvalidRequestError(
+                f"{request.ByteSize()} bytes are too many for a call, which may have {MAX_MESSAGE_BYTES}: judge it "
+                "without --verifier"
+            )
         try:
             reply = await patiently(lambda: self._stub.Verify(request))
         except aio.AioRpcError as error:

@@ -86,6 +86,15 @@ async def test_a_verifier_that_is_not_there_is_named() -> None:
             await anext(verdicts)
 
 
+async def test_a_row_that_is_too_large_to_be_sent_does_not_stop_the_others() -> None:
+    large = json.dumps({"gold": "1", "pred": "1" * (65 << 20)}).encode()
+    async with verifier() as address, aio.insecure_channel(address) as channel:
+        rows = iter([(1, large), (2, json.dumps(RIGHT).encode())])
+        verdicts = [v async for v in in_order(RemoteJudge(channel, address), rows)]
+    assert [v.outcome.name for v in verdicts] == ["INFRA_ERROR", "CORRECT"]
+    assert "bytes are too many for a call" in verdicts[0].reason
+
+
 class UnevenJudge:
     """Takes longer for some rows than for others, and counts how many it has at once."""
 
