@@ -83,7 +83,7 @@ async def test_verdicts(
 async def test_no_math_answer_takes_longer_than_its_limit(grader: Grader, answer: str) -> None:
     verdict = await grader.grade(SEVEN, rf"\boxed{{{answer}}}", Limits(1.0, 0, 0))
     assert verdict.outcome in (Outcome.TIMEOUT, Outcome.MEMORY, Outcome.WRONG, Outcome.UNPARSED)
-    assert verdict.wall_ms < 4000
+    assert verdict.wall_ms < 30_000  # far above what a busy machine adds, far below what these take without a limit
 
 
 async def test_any_text_gets_a_verdict_from_the_workers(grader: Grader) -> None:
