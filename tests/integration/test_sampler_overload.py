@@ -16,6 +16,7 @@ from services.common.tree import SearchParameters
 from tests.builders import SAMPLING
 from tests.served_sampler import GatedEngine, generate_request, search_request, served_sampler
 from treerl.sampler.v1 import sampler_service_pb2 as pb
+from treerl.sampler.v1 import sampler_service_pb2_grpc as rpc
 
 
 def refused() -> float:
@@ -46,28 +47,25 @@ async def test_what_does_not_fit_waits_and_what_cannot_wait_is_refused_with_a_hi
 
 async def test_one_clients_calls_do_not_keep_another_client_waiting() -> None:
     engine = GatedEngine()
-    ended: list[str] = []
     async with served_sampler(engine, max_running_leaves=1) as service, service.another_client() as other:
 
-        async def call(name: str) -> None:
-            stub = service.stub if name.startswith("many") else other
-            await stub.Generate(generate_request(1))
-            ended.append(name)
+        async def ask(stub: "rpc.SamplerServiceAsyncStub", max_tokens: int) -> None:
+            await stub.Generate(generate_request(1, max_tokens=max_tokens))
 
         async with asyncio.TaskGroup() as calls:
-            calls.create_task(call("many-0"))
+            calls.create_task(ask(service.stub, 1))
             await engine.reached(1)
-            for number in range(1, 5):
-                calls.create_task(call(f"many-{number}"))
+            for _ in range(4):
+                calls.create_task(ask(service.stub, 1))
             async with asyncio.timeout(20):
                 while REGISTRY.get_sample_value("treerl_calls_waiting") != 4:
                     await asyncio.sleep(0.005)
-            calls.create_task(call("one"))
+            calls.create_task(ask(other, 2))
             async with asyncio.timeout(20):
                 while REGISTRY.get_sample_value("treerl_calls_waiting") != 5:
                     await asyncio.sleep(0.005)
             engine.gate.set()
-    assert ended.index("one") == 2
+    assert [request.max_tokens for request in engine.requests] == [1, 1, 2, 1, 1, 1]
 
 
 async def test_our_client_waits_as_long_as_it_is_told_and_asks_again() -> None:
