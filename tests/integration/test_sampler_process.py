@@ -174,14 +174,3 @@ async def test_a_kill_in_the_middle_of_a_load_leads_back_to_the_last_good_weight
     assert {span.policy_version for branch in started.tree.branches for span in branch.versions} == {1}
     sampler.process.terminate()
     assert await sampler.ended() == (0, "")
-
-
-async def test_a_sampler_that_is_killed_leaves_no_engine_behind(tmp_path: Path, start: Callable[[], Sampler]) -> None:
-    published(tmp_path, 1)
-    sampler = start()
-    await sampler.serves()
-    children = psutil.Process(sampler.process.pid).children(recursive=True)
-    assert any(child.name() == "VLLM::EngineCore" for child in children)
-    sampler.process.kill()
-    _, alive = await asyncio.to_thread(psutil.wait_procs, children, timeout=60)
-    assert not alive

@@ -71,10 +71,12 @@ async def test_a_run_survives_kill_9_of_every_service(
         await supervisor.start()
         finishing = asyncio.create_task(supervisor.finished())
         pids = {process.command.name: process for process in supervisor.processes}
+        children: list[psutil.Process] = []
         for number, victim in enumerate(("verifier-0", "trainer", "valkey", "sampler-0")):
             await until(lambda: len(folder.steps()) > 2 * number, finishing)  # noqa: B023  # awaited in this turn
             pid = pids[victim].pid
             assert pid is not None, f"{victim} is down before it was killed"
+            children += psutil.Process(pid).children(recursive=True)
             os.kill(pid, signal.SIGKILL)
             await until(lambda: pids[victim].restarts == 1, finishing)  # noqa: B023
         await finishing
@@ -90,3 +92,5 @@ async def test_a_run_survives_kill_9_of_every_service(
     assert {name: process.restarts for name, process in pids.items()} == dict.fromkeys(pids, 1)
     commands = (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"]))
     assert [command for command in commands if str(out) in " ".join(command)] == []
+    assert children  # the sampler's engine, the verifier's workers: they end with whom they served
+    assert [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
