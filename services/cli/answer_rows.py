@@ -9,6 +9,7 @@ from services.common.errors import InvalidRequestError
 from services.common.problem import Domain, Problem, describe, parse_problem
 from services.common.problem_codec import parse_json
 from services.common.verdict import Limits
+from services.verifier.answer_extraction import is_response
 
 _PROBLEM_KEYS = ("domain", "answer", "tests", "grader", "gold")
 
@@ -61,7 +62,7 @@ def parse_row(line: bytes, number: int) -> AnswerRow:
             raise InvalidRequestError(f"expected a JSON object, got {type(row).__name__}")
         if "domain" not in row and "gold" in row:
             pair = _Pair.model_validate(row)
-            return AnswerRow(gold_problem(pair.gold, number), boxed(pair.pred), _limits(pair.limits))
+            return AnswerRow(gold_problem(pair.gold, number), as_response(pair.pred), _limits(pair.limits))
         answered = _Answered.model_validate(row)
     except ValidationError as error:
         raise InvalidRequestError(describe(error)) from error
@@ -77,9 +78,9 @@ def gold_problem(gold: str, number: int = 1) -> Problem:
     return Problem(id=f"row-{number}", domain=Domain.MATH, prompt="", answer=gold)
 
 
-def boxed(answer: str) -> str:
-    """A response whose final answer is this, whatever it looks like."""
-    return answer if "\\boxed" in answer else f"\\boxed{{{answer}}}"
+def as_response(answer: str) -> str:
+    """A response whose final answer is this; what reads like a response already stays as it is."""
+    return answer if is_response(answer) else f"\\boxed{{{answer}}}"
 
 
 def _limits(limits: _Limits | None) -> Limits | None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from services.cli.answer_rows import boxed, gold_problem, parse_row
+from services.cli.answer_rows import as_response, gold_problem, parse_row
 from services.cli.judges import Judge, open_judge
 from services.common.errors import InvalidRequestError, NotFoundError
 from services.common.verdict import Outcome, Verdict
@@ -27,7 +27,7 @@ async def verify_one(gold: str, answer: str, address: str | None, *, as_json: bo
         The exit status: 0 correct, 1 wrong, 2 anything else.
     """
     async with open_judge(address) as judge:
-        verdict = await judge.grade(gold_problem(gold), boxed(answer))
+        verdict = await judge.grade(gold_problem(gold), as_response(answer))
     print(_line(verdict) if as_json else verdict.outcome.name)
     if not as_json and verdict.outcome is not Outcome.CORRECT:
         print(verdict.reason, file=sys.stderr)

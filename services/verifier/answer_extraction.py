@@ -19,6 +19,8 @@ _ANNOUNCEMENT = re.compile(
 _FORMULA_ENDS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 _NUMBER = re.compile(r"(?<![\w.])-?(?:\d[\d,]{0,40}(?:\.\d{1,40})?|\.\d{1,40})(?:/\d{1,40})?(?:\s?\\?%)?")
 _SENTENCE_END = re.compile(r"\n|\.(?=\s|$)")
+_WORD = re.compile(r"(?<![\\A-Za-z])(?!(?:or|and)\b)[A-Za-z]{2,20}\b", re.IGNORECASE)
+_SENTENCE_LENGTH = 400
 
 
 def extract_answer(response: str) -> str | None:
@@ -33,6 +35,15 @@ def extract_answer(response: str) -> str | None:
         return None
     answer = answer.strip()
     return answer if 0 < len(answer) <= MAX_ANSWER_LENGTH else None
+
+
+def is_response(text: str) -> bool:
+    """Whether a text says which part of it is the answer, or is a sentence around one; else it is an answer itself."""
+    if "</think>" in text or _BOX.search(text) or _ANNOUNCEMENT.search(text[-_TAIL_LENGTH:]):
+        return True
+    sentence = text[-_SENTENCE_LENGTH:].rstrip()
+    numbers = list(_NUMBER.finditer(sentence))
+    return sentence.endswith(".") and bool(numbers) and len(_WORD.findall(sentence[: numbers[-1].start()])) >= 2
 
 
 def unwrap(text: str) -> str:

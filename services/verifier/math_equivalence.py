@@ -22,7 +22,7 @@ from services.verifier.answer_extraction import unwrap
 from services.verifier.math_numbers import ExactNumber, read_chosen, read_number, read_special
 from services.verifier.math_policy import DEFAULT_POLICY, MathPolicy
 from services.verifier.math_structure import Kind, Structure, as_tuple, read_structure, read_union, without_name
-from services.verifier.math_text import normalise, plain_text
+from services.verifier.math_text import in_radians, normalise, plain_text
 
 # math-verify warns at each call that its own time limits are off; ours kill the process.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -30,6 +30,7 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 _LATEX = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
 )
+_PI = re.compile(r"\\pi(?![a-zA-Z])|π")
 _IMAGINARY = re.compile(r"(?<![a-zA-Z\\_])i(?![a-zA-Z])|\\imath(?![a-zA-Z])")
 _SIDE_BY_SIDE = re.compile(r"(?<!frac )(?<!binom )(?<![\d._])[\d.]{1,400} [\d.]")
 _INDEX_I = re.compile(r"_\s?\{?\s?i\b")
@@ -48,6 +49,8 @@ def equivalent(gold: str, answer: str, policy: MathPolicy = DEFAULT_POLICY) -> b
         return gold_words == words
     if words is not None and len(words) > 1:
         return False
+    if _PI.search(gold) or _PI.search(answer):  # else a bare number may be meant in degrees
+        gold, answer = in_radians(gold), in_radians(answer)
     expected, got = normalise(gold), normalise(answer)
     if policy.units == "compared" and expected.unit and expected.unit != got.unit:
         return False

@@ -10,6 +10,10 @@ from typing import NamedTuple
 
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 
+_DEGREE_SIGN = r"(?:\^\s{0,4}(?:\{\s{0,4}\\circ\s{0,4}\}|\\circ(?![a-zA-Z]))|\\degree(?![a-zA-Z])|°)"
+_IN_DEGREES = r"(\d{1,20}(?:\.\d{1,20})?)\s{0,4}" + _DEGREE_SIGN
+_DEGREES = re.compile(_IN_DEGREES)
+
 _REPLACEMENTS = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -21,11 +25,10 @@ _REPLACEMENTS = [
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
         (r"\\(?:text|math)(?:bf|it|rm|sf|tt|normal)(?![a-zA-Z])|\\(?:mbox|operatorname\*?)(?![a-zA-Z])", r"\\text"),
         (
-            r"(\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])\s{0,4}[({]?\s{0,4})(\d{1,20}(?:\.\d{1,20})?)"
-            r"\s{0,4}(?:\^\s{0,4}(?:\{\s{0,4}\\circ\s{0,4}\}|\\circ(?![a-zA-Z]))|\\degree(?![a-zA-Z])|°)",
+            r"(\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])\s{0,4}[({]?\s{0,4})" + _IN_DEGREES,
             r"\1\\frac{\2\\pi}{180}",
         ),
-        (r"\^\s{0,4}(?:\{\s{0,4}\\circ\s{0,4}\}|\\circ(?![a-zA-Z]))|\\degree(?![a-zA-Z])|°", ""),
+        (_DEGREE_SIGN, ""),
         (r"\\(?:leq|leqslant)(?![a-zA-Z])|≤", r"\\le "),
         (r"\\(?:geq|geqslant)(?![a-zA-Z])|≥", r"\\ge "),
         (r"\\(?:varnothing)(?![a-zA-Z])|\\\{\s{0,8}\\\}|∅", r"\\emptyset"),
@@ -76,6 +79,11 @@ def plain_text(answer: str) -> str | None:
     if not whole and (len(letters) < 3 or not _MATH_WORDS.isdisjoint(words.lower().split())):
         return None
     return " ".join(words.lower().strip("(). ").split())
+
+
+def in_radians(answer: str) -> str:
+    """An answer with its angles in radians, where it has a degree sign."""
+    return _DEGREES.sub(r"\\frac{\1\\pi}{180}", answer)
 
 
 class Normal(NamedTuple):

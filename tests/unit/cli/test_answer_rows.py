@@ -19,6 +19,29 @@ def test_a_pair_is_a_math_problem_with_a_boxed_answer() -> None:
     assert parse({"gold": "1/2", "pred": "so \\boxed{0.5}"}).response == "so \\boxed{0.5}"
 
 
+@pytest.mark.parametrize(
+    "pred",
+    [
+        "#### 42",
+        "The answer is 42.",
+        "<think>7?</think> 42",
+        "**Answer:** $42$",
+        "Adding these we get $42$.",
+        "All in all that is 42.",
+    ],
+)
+def test_an_answer_that_reads_like_a_response_is_one(pred: str) -> None:
+    assert parse({"gold": "42", "pred": pred}).response == pred
+
+
+@pytest.mark.parametrize(
+    "pred",
+    ["42", "2 or 3 apples.", "30 miles per hour", r"x = 3 \text{ and } y = 4.", "all real numbers", "no solution."],
+)
+def test_an_answer_with_words_is_still_an_answer(pred: str) -> None:
+    assert parse({"gold": "42", "pred": pred}).response == f"\\boxed{{{pred}}}"
+
+
 def test_a_problem_keeps_its_tests_and_its_response_as_it_is() -> None:
     tests = {"kind": "call", "fn_name": "f", "cases": [{"args": [1], "result": 2}]}
     row = parse({"domain": "code", "tests": tests, "response": "def f(x): return 2", "limits": {"wall_s": 1.5}})
