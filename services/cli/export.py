@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 from services.cli.run_folder import RunFolder
+from services.common.checkpoint import MODEL, Checkpoint, Checkpoints
 from services.common.durable_folder import write_folder
 from services.common.errors import ConfigurationError, InvalidRequestError, NotFoundError
-from services.trainer.checkpoint import MODEL, Checkpoint, Checkpoints
 
 _CHAT_TEMPLATE = "chat_template.jinja"
 """Where transformers and vLLM look for it first."""

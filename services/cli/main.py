@@ -273,8 +273,12 @@ def sft(
     max_tokens: Annotated[int, typer.Option(min=2, help="Longer demonstrations are left out.")] = 2048,
     precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of activations; weights stay fp32.")] = "fp32",
     seed: Annotated[int, typer.Option(min=0, help="Decides the order.")] = 0,
+    checkpoint_every: Annotated[
+        int, typer.Option(min=1, help="Steps between checkpoints, in OUTPUT.checkpoints")
+    ] = 200,
+    resume: Annotated[Literal["auto", "never"], typer.Option(help="auto goes on from a checkpoint.")] = "auto",
 ) -> None:
-    """Teach a model by demonstrations, with the loss on responses alone; vLLM and transformers load the result."""
+    """Teach a model by demonstrations, with the loss on responses alone; a killed fine-tuning goes on."""
     from services.cli.sft import run_sft
     from services.sft.fine_tuning import Recipe
 
@@ -293,7 +297,7 @@ def sft(
         precision=precision,
         seed=seed,
     )
-    run_sft(recipe, output)
+    run_sft(recipe, output, checkpoint_every, resume)
 
 
 @app.command()

@@ -3,7 +3,8 @@
 Not covered: several processes, ZeRO, and LoRA; a policy of billions of parameters needs a tool made for that.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -60,6 +61,18 @@ class Supervision:
         self._schedule.step()
         self._optimizer.zero_grad()
         return total
+
+    def state(self) -> dict[str, Any]:
+        """All that the steps so far have changed: weights, optimizer and schedule."""
+        return {name: part.state_dict() for name, part in self._parts().items()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from the state of another one, of the same model and settings."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        return {"model": self._model, "optimizer": self._optimizer, "schedule": self._schedule}
 
     def _loss_sum(self, batch: Batch) -> torch.Tensor:
         device = self._model.device

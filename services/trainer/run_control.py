@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 from enum import Enum
 
 from services.common import metrics
+from services.common.checkpoint import Checkpoint
 from services.common.errors import PreconditionError
-from services.trainer.checkpoint import Checkpoint
 
 
 class RunState(Enum):

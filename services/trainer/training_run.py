@@ -8,9 +8,9 @@ from pathlib import Path
 import structlog
 
 from services.common import metrics
+from services.common.checkpoint import MODEL, Checkpoint, Checkpoints
 from services.common.problem import Problem
 from services.common.streams import Streams, connect
-from services.trainer.checkpoint import MODEL, Checkpoint, Checkpoints
 from services.trainer.dataset import Dataset
 from services.trainer.policy import Policy
 from services.trainer.problem_selection import load_problems

@@ -1,6 +1,9 @@
-"""A tiny policy learns from demonstrations, into a folder that is whole or not there."""
+"""A tiny policy learns from demonstrations, into a folder that is whole or not there, also where it is killed."""
 
 import json
+import multiprocessing
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +61,80 @@ def test_an_existing_folder_is_refused_and_a_failure_leaves_nothing(recipe: Reci
     with pytest.raises(KeyboardInterrupt):
         fine_tune(recipe, tmp_path / "new", interrupt)
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+class Killed(BaseException):
+    """Stands for a kill where a process of its own is not worth its start."""
+
+
+def run_until(step: int, recipe: Recipe, output: Path, checkpoint_every: int) -> None:
+    """Fine-tune up to a step, and break off."""
+
+    def stop(progress: Progress) -> None:
+        if progress.step == step:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fine_tune(recipe, output, stop, checkpoint_every=checkpoint_every)
+
+
+def live_until(step: int, recipe: Recipe, output: Path, threads: int) -> None:
+    """Fine-tune in a process of its own, and kill it at a step."""
+    torch.set_num_threads(threads)  # sums are rounded alike
+
+    def kill(progress: Progress) -> None:
+        if progress.step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    fine_tune(recipe, output, kill, checkpoint_every=2)
+
+
+def test_a_killed_one_goes_on_to_the_weights_of_one_that_was_not(recipe: Recipe, tmp_path: Path) -> None:
+    ten_steps = replace(recipe, epochs=5, batch_size=1)
+    expected = fine_tune(ten_steps, tmp_path / "whole", ignore)
+    for step in (7, 10):
+        words = step, ten_steps, tmp_path / "killed", torch.get_num_threads()
+        life = multiprocessing.get_context("spawn").Process(target=live_until, args=words)
+        life.start()
+        life.join()
+        assert life.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "killed").exists()
+    seen: list[Progress] = []
+
+    found = fine_tune(replace(ten_steps, microbatch=3), tmp_path / "killed", seen.append, checkpoint_every=2)
+
+    assert [progress.step for progress in seen] == [8, 9, 10]
+    assert found == expected
+    whole, killed = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed"))
+    assert killed == whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
+
+
+def test_only_the_same_recipe_goes_on_unless_afresh(recipe: Recipe, tmp_path: Path) -> None:
+    brief = replace(recipe, epochs=3)
+    run_until(2, brief, tmp_path / "new", checkpoint_every=1)
+    more = tmp_path / "more.jsonl"
+    more.write_text(recipe.data.read_text() * 2)
+
+    for other, what in [(replace(brief, learning_rate=1e-4), "learning_rate"), (replace(brief, data=more), "data")]:
+        with pytest.raises(PreconditionError, match=f"holds a fine-tuning with another {what} .* resume to never"):
+            fine_tune(other, tmp_path / "new", ignore)
+    seen: list[Progress] = []
+    fine_tune(replace(brief, data=more), tmp_path / "new", seen.append, resume="never")
+
+    assert [progress.step for progress in seen] == list(range(1, 7))
+
+
+def test_a_damaged_checkpoint_is_passed_over(recipe: Recipe, tmp_path: Path) -> None:
+    run_until(4, recipe, tmp_path / "new", checkpoint_every=1)
+    kept = sorted((tmp_path / "new.checkpoints").iterdir())
+    assert [folder.name for folder in kept] == ["step-00000002", "step-00000003"]
+    (kept[1] / "state.pt").write_bytes(b"")
+    seen: list[Progress] = []
+
+    fine_tune(recipe, tmp_path / "new", seen.append)
+
+    assert [progress.step for progress in seen] == list(range(2, 31))
 
 
 def test_what_cannot_be_used_is_told(recipe: Recipe, tmp_path: Path) -> None:

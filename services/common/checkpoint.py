@@ -1,8 +1,8 @@
-"""Checkpoints: folders from which a run goes on, each there whole or not at all.
+"""Checkpoints: folders from which training goes on, each there whole or not at all.
 
-    {root}/step-00000012/   deepspeed/, layout.json   what the policy saves: weights, optimizer and random state
-                            model/                    the policy as a plain Hugging Face folder, for `treerl export`
-                            run.json                  where the run stands, and the SHA-256 of every other file
+    {root}/step-00000012/   …          what training saves: weights, optimizer, …
+                            model/     of a run: the policy as a plain Hugging Face folder, for `treerl export`
+                            run.json   where training stands, and the SHA-256 of every other file
 
 A folder is filled under a hidden name, forced to disk and renamed. A kill at any instant leaves the one before usable.
 """
@@ -42,7 +42,7 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """All checkpoints of a run; the newest few are kept."""
+    """All checkpoints of a run, or of a fine-tuning; the newest few are kept."""
 
     def __init__(self, root: Path, keep: int = 2) -> None:
         """
@@ -59,7 +59,7 @@ class Checkpoints:
         Args:
             step: steps done.
             log_offsets: bytes of each log file, already on disk, that the checkpoint covers.
-            write: writes the policy's state, and the policy itself into `MODEL`, into the folder that it is given.
+            write: writes what training needs to go on into the folder that it is given.
         """
         folder = self._folder(step)
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from services.common.checkpoint import Checkpoints
 from services.common.errors import CheckpointError
-from services.trainer.checkpoint import Checkpoints
 
 
 def write_state(folder: Path) -> None:
