@@ -4,6 +4,7 @@ Not covered: multimodal prompts, and weight transfer over NCCL.
 """
 
 import asyncio
+import importlib
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -55,12 +56,13 @@ class VllmEngine:
         adapters = read_adapters(settings.adapters)
         on_cpu = runs_on_cpu(settings)
         set_environment(settings, on_cpu)
+        # off the event loop: health checks must be answered while vLLM is imported, and while the model loads
+        await asyncio.to_thread(importlib.import_module, "vllm.v1.engine.async_llm")
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         arguments = AsyncEngineArgs(**engine_arguments(settings, folder, on_cpu, adapters))
         try:
-            # off the event loop: health checks must be answered while the model loads
             llm = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments)
         except (ValueError, RuntimeError, OSError) as error:
             raise ConfigurationError(f"vLLM cannot run {folder}: {error}") from error
