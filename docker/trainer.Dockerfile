@@ -1,10 +1,10 @@
-# The trainer: updates the policy with DeepSpeed, on a CPU or (EXTRA=gpu, PACKAGES="gcc libc6-dev") a GPU. It also holds
-# the demo's task: `python -m services.demo FOLDER` makes what the demo starts from.
+# The trainer: updates the policy with DeepSpeed, on a CPU or (EXTRA=gpu, PACKAGES="gcc libc6-dev") a GPU. In /demo are a
+# tiny policy and its problems, from which the demo's run starts.
 #   docker build -f docker/trainer.Dockerfile -t treerl/trainer .
 ARG BASE=python:3.11-slim-bookworm
 
 # Up to the environment sampler and trainer are the same: it is built once, and their images share its layer.
-FROM ${BASE} AS build
+FROM ${BASE} AS packages
 ARG EXTRA=cpu
 ARG TORCH_CPU_INDEX=""
 COPY requirements/${EXTRA}.txt /requirements.txt
@@ -13,13 +13,22 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/venv && \
     pip --python /opt/venv/bin/python install --no-deps --find-links /wheels \
         ${TORCH_CPU_INDEX:+--extra-index-url "${TORCH_CPU_INDEX}"} --requirement /requirements.txt
+
+# Made here, in two minutes, so that a stack is there as soon as its containers are.
+FROM packages AS demo
+WORKDIR /app
+COPY services/__init__.py services/
+COPY services/common services/common
+COPY services/sft services/sft
+COPY services/demo services/demo
+RUN /opt/venv/bin/python -m services.demo /demo
+
+FROM packages AS build
 WORKDIR /app
 COPY gen/treerl treerl
 COPY services/__init__.py services/
 COPY services/common services/common
 COPY services/trainer services/trainer
-COPY services/sft services/sft
-COPY services/demo services/demo
 RUN python -m compileall -q .
 
 FROM ${BASE}
@@ -34,6 +43,7 @@ RUN useradd --uid 10001 --user-group --home-dir /tmp --no-create-home --shell /u
         apt-get update && \
         apt-get install --yes --no-install-recommends ${PACKAGES} && \
         rm -rf /var/lib/apt/lists/*; }; }
+COPY --from=demo /demo /demo
 COPY --from=build /app /app
 WORKDIR /app
 ENV PATH=/opt/venv/bin:$PATH HOME=/tmp \

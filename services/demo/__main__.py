@@ -1,4 +1,4 @@
-"""Makes what the demo's run starts from, where containers run it: `python -m services.demo FOLDER`.
+"""Makes what the demo's run starts from, when the trainer's image is built: `python -m services.demo FOLDER`.
 
 Leaves the warm-started policy in FOLDER/policy and its problems, those of seed 0, in FOLDER/train.jsonl and
 FOLDER/heldout.jsonl; what is there already is kept. `treerl demo` does the same on a machine without containers.

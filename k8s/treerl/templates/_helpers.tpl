@@ -261,7 +261,7 @@ preStop:
 {{- end }}
 {{- end -}}
 
-{{- /* Where the demo's policy is made in the cluster: nothing starts before it is there. */ -}}
+{{- /* Where the demo's policy is trained: nothing starts before it is on the volume. */ -}}
 {{- define "treerl.waitForDemo" -}}
 initContainers:
   - name: wait-for-demo
@@ -269,7 +269,7 @@ initContainers:
     imagePullPolicy: {{ .root.Values.image.pullPolicy }}
     securityContext:
       {{- include "treerl.containerSecurity" . | nindent 6 }}
-    command: [sh, -c, "until [ -f /data/demo/done ]; do echo waiting for the demo's policy; sleep 5; done"]
+    command: [sh, -c, "until [ -d /data/demo ]; do echo waiting for the demo's policy; sleep 5; done"]
     resources:
       requests: {cpu: 10m, memory: 16Mi}
       limits: {cpu: 100m, memory: 64Mi}
