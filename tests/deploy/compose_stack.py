@@ -7,7 +7,8 @@ import tarfile
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import zstandard
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
+PROJECT = "treerl-deploy-test"
 RUN = "deploy-test"
 VERSION = "deploy-test"
 """Tag of the images that are tested."""
@@ -29,6 +31,23 @@ local ids = {}
 for number, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do ids[number] = entry[2][2] end
 return ids
 """
+
+
+class CallingClient:
+    """A running `calling_client.py`."""
+
+    def __init__(self, container: str) -> None:
+        self.container = container
+
+    def log(self) -> str:
+        """What it has printed."""
+        return subprocess.run(["docker", "logs", self.container], capture_output=True, text=True, check=True).stdout
+
+    def stop(self) -> dict[str, dict[str, int]]:
+        """Let its calls end, and see what became of them: see `calling_client.py`."""
+        subprocess.run(["docker", "stop", "--time", "300", self.container], capture_output=True, check=True)
+        told: dict[str, dict[str, int]] = json.loads(self.log().splitlines()[-1])
+        return told
 
 
 class Stack:
@@ -46,7 +65,7 @@ class Stack:
         self.has_grafana = self._can_have_grafana()
         if not self.has_grafana:
             files.append(HERE / "without-grafana.yaml")
-        self._command = ["docker", "compose", "--project-name", "treerl-deploy-test"]
+        self._command = ["docker", "compose", "--project-name", PROJECT]
         self._command += [word for file in files for word in ("--file", str(file))]
         self._prometheus = f"http://127.0.0.1:{ports['PROMETHEUS_PORT']}"
 
@@ -59,6 +78,22 @@ class Stack:
     def containers(self, service: str) -> list[str]:
         """Ids of a service's containers, those included that do not run."""
         return self.compose("ps", "--all", "--quiet", service).decode().split()
+
+    @contextmanager
+    def calling_client(self) -> Iterator["CallingClient"]:
+        """A client that calls all services in a container beside them."""
+        image, network = f"treerl/trainer:{VERSION}-cpu", f"{PROJECT}_inside"
+        script = f"{HERE / 'calling_client.py'}:/calling_client.py:ro"
+        options = ["--detach", "--network", network, "--volume", script, "--entrypoint", "python"]
+        started = subprocess.run(
+            ["docker", "run", *options, image, "/calling_client.py"], capture_output=True, text=True, check=True
+        )
+        client = CallingClient(started.stdout.strip())
+        try:
+            self.wait_until(lambda: client.log().count(" answers") == 3, "answer of each service")
+            yield client
+        finally:
+            subprocess.run(["docker", "rm", "--force", client.container], check=True, capture_output=True)
 
     def kill(self, service: str) -> None:
         """Kill one container of a service, and start it again as its supervisor would."""
