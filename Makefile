@@ -13,7 +13,10 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 INDEX := $(if $(TORCH_CPU_INDEX),--extra-index-url $(TORCH_CPU_INDEX))
 PROTOS := $(shell find protos -name '*.proto')
-SHELL_SCRIPTS := .ci/run requirements/lock.sh
+SHELL_SCRIPTS := .ci/run requirements/lock.sh tests/deploy/get-tools.sh
+# Lints of the deployment that `make deploy-tools` brings; where one is missing, the tests that need it skip.
+TOOLS := $(VENV)/tools
+RUN_TESTS := PATH="$(abspath $(TOOLS)):$$PATH" $(BIN)/python -m pytest
 
 .PHONY: help
 help: ## Show this list.
@@ -41,12 +44,16 @@ demo: setup ## Train a tiny policy with TreeRL on this machine, and show what it
 	@$(BIN)/treerl demo $(DEMO_FLAGS)
 
 .PHONY: test
-test: $(VENV)/.installed-dev ## Run all tests.
-	@$(BIN)/python -m pytest $(TEST_FLAGS)
+test: $(VENV)/.installed-dev ## Run all tests but those that need a Docker engine.
+	@$(RUN_TESTS) -m "not docker" $(TEST_FLAGS)
 
 .PHONY: test-deploy
-test-deploy: $(VENV)/.installed-dev ## Lint containers and charts; with a Docker engine, run and break a whole stack.
-	@$(BIN)/python -m pytest -s tests/unit/deploy tests/deploy $(TEST_FLAGS)
+test-deploy: $(VENV)/.installed-dev deploy-tools ## Lint containers and charts; with a Docker engine, run and break a whole stack.
+	@$(RUN_TESTS) -s tests/unit/deploy tests/deploy $(TEST_FLAGS)
+
+.PHONY: deploy-tools
+deploy-tools: ## Get the lints of the deployment that no package index has with the others (checkov, promtool).
+	@tests/deploy/get-tools.sh $(TOOLS) $(PYTHON)
 
 .PHONY: monitoring
 monitoring: $(VENV)/.installed-dev ## Generate dashboards, alerts and docs/metrics.md from the metrics.

@@ -78,7 +78,7 @@ def test_pods_may_talk_along_the_edges_of_a_run_and_no_others(arguments: list[st
     assert edges == expected
 
 
-@pytest.mark.skipif(shutil.which("checkov") is None, reason="no checkov on the path: pipx install checkov")
+@pytest.mark.skipif(shutil.which("checkov") is None, reason="no checkov on the path: make deploy-tools")
 @pytest.mark.parametrize("name", ["cpu", "gpu-multi"])
 def test_checkov_finds_nothing(name: str, tmp_path: Path) -> None:
     (tmp_path / "rendered.yaml").write_text(rendered(MATRIX[name]))

@@ -10,13 +10,15 @@ from collections.abc import Iterator
 import pytest
 
 from services.common.streams import GRADED, PROMPTS, TREES
-from tests.deploy.compose_stack import ROOT, Stack
+from tests.deploy.chart import kinds
+from tests.deploy.compose_stack import ROOT, RUN, Stack
+from tests.deploy.helm import VALUES, flags, objects
 from tests.deploy.queries import alert_queries, panel_queries
 
 PROMPTS_PER_STEP = 8
 """As in short-run.yaml."""
 
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +80,37 @@ def test_each_query_of_dashboards_and_alerts_returns_a_series(stack: Stack) -> N
     assert [name for name, query in queries.items() if not stack.query(query)] == []
 
 
+@pytest.mark.parametrize("scaled", ["sampler", "verifier"])
+def test_the_queue_that_an_autoscaler_follows_has_a_lag(stack: Stack, scaled: str) -> None:
+    values = {f"{scaled}__autoscaling__kind": "keda", "run": RUN}
+    (scaler,) = kinds(objects(flags(VALUES / "cpu.yaml", **values)), "ScaledObject")
+    (trigger,) = scaler["spec"]["triggers"]
+    asked = trigger["metadata"]
+    # KEDA asks Redis for the lag of the group, which Redis gives as nil where it has lost count
+    groups = stack.compose("exec", "-T", "redis", "redis-cli", "xinfo", "groups", asked["stream"]).decode().split()
+    group = dict(zip(groups[::2], groups[1::2], strict=True))
+    assert group["name"] == asked["consumerGroup"]
+    assert group["lag"].isdigit()
+
+
 def test_a_stack_that_was_stopped_goes_on_where_it_was(stack: Stack) -> None:
     stack.compose("stop")
     before = stack.steps()
     stack.compose("start")
     stack.trains_on(2)
     assert stack.steps()[: len(before)] == before
+
+
+def test_a_client_sees_no_failed_call_while_each_service_is_restarted(stack: Stack) -> None:
+    with stack.calling_client() as client:
+        for service in ("verifier", "sampler", "trainer"):
+            stack.compose("restart", service)
+            stack.compose("up", "--wait", "--no-recreate", "--scale", "verifier=3")
+            stack.trains_on(2)
+        told = client.stop()
+    print(f"\ncalls of a client during restarts: {told}")
+    assert told["failed"] == {}
+    assert set(told["succeeded"]) == {"verifier", "sampler", "trainer"}
 
 
 @pytest.mark.parametrize("service", ["verifier", "sampler", "trainer", "redis"])

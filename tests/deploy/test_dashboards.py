@@ -16,7 +16,7 @@ from monitoring.promql import WINDOW
 VARIABLES = {"$namespace": ".*", "$run": ".*", WINDOW: "1m"}
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool on the path: it comes with Prometheus")
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool on the path: make deploy-tools")
 def test_prometheus_parses_every_query(tmp_path: Path) -> None:
     queries = [query.expr for board in BOARDS for panel in board.panels for query in panel.queries]
     for variable, value in VARIABLES.items():

@@ -20,7 +20,7 @@ OF_RUN = 'namespace="ml",run="a"'
 OF_POD = f'{OF_RUN},instance="sampler-0"'
 
 needs_promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="no promtool on the path: it comes with Prometheus"
+    shutil.which("promtool") is None, reason="no promtool on the path: make deploy-tools"
 )
 
 
