@@ -50,9 +50,7 @@ def test_a_reloaded_engine_computes_what_a_fresh_one_does(
     assert difference(scores["two, reloaded"], scores["two, fresh"]) <= TOLERANCE_NATS[precision]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_vllms_own_reload_leaves_a_tied_output_layer_at_the_old_weights(
-    results: dict[str, Scores], precision: str
-) -> None:
-    scores = results[f"tied {precision}"]
+def test_vllms_own_reload_leaves_a_tied_output_layer_at_the_old_weights(results: dict[str, Scores]) -> None:
+    # in fp32, because whether bf16 is packed at all depends on the CPU
+    scores = results["tied fp32"]
     assert difference(scores["two, loaded plainly"], scores["two, fresh"]) > 1, "vLLM mends it now: so need not we"
