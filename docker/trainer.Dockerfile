@@ -14,14 +14,15 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/venv/bin/python install --no-deps --find-links /wheels \
         ${TORCH_CPU_INDEX:+--extra-index-url "${TORCH_CPU_INDEX}"} --requirement /requirements.txt
 
-# Made here, in two minutes, so that a stack is there as soon as its containers are.
+# Made here, in two minutes, so that a stack is there as soon as its containers are. Idle threads sleep instead of spin,
+# because builds share the cores.
 FROM packages AS demo
 WORKDIR /app
 COPY services/__init__.py services/
 COPY services/common services/common
 COPY services/sft services/sft
 COPY services/demo services/demo
-RUN /opt/venv/bin/python -m services.demo /demo
+RUN OMP_WAIT_POLICY=PASSIVE /opt/venv/bin/python -m services.demo /demo
 
 FROM packages AS build
 WORKDIR /app
