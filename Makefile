@@ -45,11 +45,11 @@ demo: setup ## Train a tiny policy with TreeRL on this machine, and show what it
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## Run all tests but those that need a Docker engine.
-	@$(RUN_TESTS) -m "not docker" $(TEST_FLAGS)
+	@$(RUN_TESTS) $(TEST_FLAGS)
 
 .PHONY: test-deploy
 test-deploy: $(VENV)/.installed-dev deploy-tools ## Lint containers and charts; with a Docker engine, run and break a whole stack.
-	@$(RUN_TESTS) -s tests/unit/deploy tests/deploy $(TEST_FLAGS)
+	@TREERL_TEST_DOCKER=1 $(RUN_TESTS) -s tests/unit/deploy tests/deploy $(TEST_FLAGS)
 
 .PHONY: deploy-tools
 deploy-tools: ## Get the lints of the deployment that no package index has with the others (checkov, promtool).
@@ -66,6 +66,7 @@ check: $(VENV)/.installed-dev ## Lint, type-check, and check that generated code
 	$(BIN)/mypy
 	$(BIN)/buf lint
 	$(BIN)/shellcheck $(SHELL_SCRIPTS)
+	$(BIN)/hadolint docker/*.Dockerfile
 	@$(MAKE) --no-print-directory protos OUT=$(VENV)/drift
 	diff -r --exclude=__pycache__ gen $(VENV)/drift || \
 		{ echo "error: gen/ differs from protos/; run make protos and commit" >&2; exit 1; }

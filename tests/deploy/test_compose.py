@@ -18,7 +18,7 @@ from tests.deploy.queries import alert_queries, panel_queries
 PROMPTS_PER_STEP = 8
 """As in short-run.yaml."""
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(3600)]
+pytestmark = pytest.mark.timeout(3600)
 
 
 @pytest.fixture(scope="module")

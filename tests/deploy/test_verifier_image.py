@@ -13,7 +13,7 @@ CONFINED = [
     *("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--memory", "4g", "--pids-limit", "2048"),
 ]
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200), pytest.mark.usefixtures("docker_engine")]
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.usefixtures("docker_engine")]
 
 
 @pytest.fixture(scope="module")
