@@ -44,7 +44,7 @@ RUN useradd --uid 10001 --user-group --home-dir /tmp --no-create-home --shell /u
         apt-get update && \
         apt-get install --yes --no-install-recommends ${PACKAGES} && \
         rm -rf /var/lib/apt/lists/*; }; }
-COPY --from=demo /demo /demo
+COPY --from=demo --chown=10001:10001 /demo /demo
 COPY --from=build /app /app
 WORKDIR /app
 ENV PATH=/opt/venv/bin:$PATH HOME=/tmp \

@@ -84,9 +84,12 @@ class Stack:
         """A client that calls all services in a container beside them."""
         image, network = f"treerl/trainer:{VERSION}-cpu", f"{PROJECT}_inside"
         script = f"{HERE / 'calling_client.py'}:/calling_client.py:ro"
-        options = ["--detach", "--network", network, "--volume", script, "--entrypoint", "python"]
+        options = ["--detach", "--network", network, "--volume", script, "--env", "PYTHONPATH=/app"]
         started = subprocess.run(
-            ["docker", "run", *options, image, "/calling_client.py"], capture_output=True, text=True, check=True
+            ["docker", "run", *options, "--entrypoint", "python", image, "/calling_client.py"],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         client = CallingClient(started.stdout.strip())
         try:

@@ -41,7 +41,7 @@ def test_yamllint_finds_nothing() -> None:
 def test_the_last_stage_is_a_user_s_and_holds_what_was_built(dockerfile: Path) -> None:
     last = dockerfile.read_text().rpartition("\nFROM ")[2].splitlines()
     assert "USER 10001:10001" in last
-    demo = ["COPY --from=demo /demo /demo"] if dockerfile.name == "trainer.Dockerfile" else []
+    demo = ["COPY --from=demo --chown=10001:10001 /demo /demo"] if dockerfile.name == "trainer.Dockerfile" else []
     assert [line for line in last if line.startswith("COPY")] == [
         "COPY --from=build /opt/venv /opt/venv",
         *demo,
