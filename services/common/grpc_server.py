@@ -40,7 +40,8 @@ log = structlog.get_logger()
 class GrpcServer:
     """An asynchronous server that reports SERVING only between `set_serving(True)` and the first SIGTERM or SIGINT.
 
-    Use as an async context manager: register servicers before entering; on exit it drains and stops.
+    Use as an async context manager: register servicers before entering. From the signal on, or on exit, it drains: new
+    calls are refused, those under way get `DRAIN_S` to end. Await `drained` before closing what calls work with.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class GrpcServer:
         self._service_name = service_name
         self._health = HealthServicer()
         self._stopping = asyncio.Event()
+        self._draining: asyncio.Task[None] | None = None
         self.server = aio.server(
             interceptors=[StatusInterceptor(settings.stalled_reader_s)],
             options=[
@@ -88,15 +90,26 @@ class GrpcServer:
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signal_number, self._stopping.set)
         await self.server.start()
+        self._draining = asyncio.create_task(self._drain())
         log.info("listening", port=self.port, metrics_port=metrics_port)
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        await self.drained()
+        log.info("stopped")
+
+    async def drained(self) -> None:
+        """Begin to end, if it did not yet, and return once no call is under way any more."""
+        self._stopping.set()
+        if self._draining is not None:
+            await self._draining
+
+    async def _drain(self) -> None:
+        await self._stopping.wait()
         await self._health.enter_graceful_shutdown()
         await self.server.stop(DRAIN_S)
-        log.info("stopped")
 
     async def set_serving(self, serving: bool) -> None:
         """Set what the health service says."""

@@ -53,6 +53,7 @@ async def serve(settings: SamplerSettings) -> None:
             for task in ended:
                 task.result()
         finally:
+            await server.drained()
             engine.close()
             await redis.aclose()
 
@@ -65,11 +66,18 @@ async def load(
     Raises:
         CheckpointError: all published weights are damaged, or the engine's canary differs from the trainer's.
     """
-    published = None
-    if settings.weights_dir is not None:
-        published = await asyncio.to_thread(published_weights.latest, settings.weights_dir)
-    start = published or published_weights.unpublished(settings.model)
-    engine = await VllmEngine.start(settings, start.folder, start.policy_version)
+    while True:
+        published = None
+        if settings.weights_dir is not None:
+            published = await asyncio.to_thread(published_weights.latest, settings.weights_dir)
+        start = published or published_weights.unpublished(settings.model)
+        try:
+            engine = await VllmEngine.start(settings, start.folder, start.policy_version)
+            break
+        except ConfigurationError:
+            if start.folder.exists():
+                raise
+            log.info("the trainer dropped weights that were about to be loaded", policy_version=start.policy_version)
     weights = ServedWeights(engine, start, settings.canary_tolerance_nats, on_trust)
     if published is not None:
         try:

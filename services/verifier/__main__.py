@@ -34,6 +34,7 @@ async def serve(settings: VerifierSettings) -> None:
             streams = Streams(redis, settings.run, settings.instance)
             await VerifierWorker(grader, settings).run(streams, server.stopping)
         finally:
+            await server.drained()
             await grader.close()
             await redis.aclose()
 

@@ -232,7 +232,11 @@ async def test_trees_go_from_stream_to_stream(grader: Grader, redis_server: str)
     await redis.aclose()
 
 
-async def test_the_process_serves_until_it_is_told_to_stop(redis_server: str, unused_tcp_port: int) -> None:
+SLOW = Problem("slow", Domain.CODE, "Wait.", tests=CallTests(fn_name="f", cases=({"args": [], "result": 1},)))
+WAITS = "import time\ndef f():\n    time.sleep(2)\n    return 1"
+
+
+async def test_the_process_serves_until_it_is_told_to_stop_and_answers_what_is_under_way(redis_server: str, unused_tcp_port: int) -> None:
     root = Path(__file__).parents[2]
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -250,5 +254,9 @@ async def test_the_process_serves_until_it_is_told_to_stop(redis_server: str, un
         stub: rpc.VerifierServiceAsyncStub = rpc.VerifierServiceStub(channel)
         verdict = (await stub.Verify(verify("#### 7"))).verdict
         assert codec.decode_verdict(verdict).outcome is Outcome.CORRECT
+        asked = pb.VerifyRequest(problem=problem_codec.encode_problem(SLOW), response=WAITS)
+        under_way = asyncio.ensure_future(stub.Verify(asked))
+        await asyncio.sleep(0.5)
         process.send_signal(signal.SIGTERM)
+        assert codec.decode_verdict((await under_way).verdict).outcome is Outcome.CORRECT
         assert await process.wait() == 0
