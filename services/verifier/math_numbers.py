@@ -70,8 +70,8 @@ def read_special(text: str) -> tuple[str, object] | None:
         base = int(based.group(2) or based.group(3))
         try:
             return "based", (int(based.group(1), base), base)
-        except ValueError:  # no such base or no such digits in it: a name with an index
-            return None
+        except ValueError:  # no such base, or no such digits in it
+            return "based", (based.group(1), base)
     clock = _TIME_OR_RATIO.fullmatch(text)
     if clock:
         return "time or ratio", (*(part and int(part) for part in clock.groups()[:3]), (clock.group(4) or "").lower())
