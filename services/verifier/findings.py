@@ -1,5 +1,7 @@
 """What the children of one test left behind, in a verdict's words. Pure; nearly all it reads is hostile material."""
 
+from errno import ENOMEM
+
 from services.common.problem import Json
 from services.common.verdict import Limits, Outcome
 from services.verifier.result_comparison import UnreadableResultError, read_result, same_output, same_value, shorten
@@ -33,7 +35,7 @@ def find_failure(ended: Ended, limits: Limits) -> Finding | None:
     if ended.status == 0:
         return None
     error = _reported_error(ended)
-    if error.get("type") == "MemoryError":
+    if error.get("type") == "MemoryError" or str(error.get("detail")).startswith(f"[Errno {ENOMEM}]"):
         return Outcome.MEMORY, f"ran out of memory ({limits.memory_bytes} bytes)"
     if error:
         detail = shorten(str(error.get("detail", "")))

@@ -108,6 +108,7 @@ async def test_honest_programs_pass(grader: CodeGrader, program: str) -> None:
         ("import threading\nwhile True: threading.Thread(target=int).start()", Outcome.TIMEOUT),
         ("x = bytearray(600 << 20)", Outcome.MEMORY),
         ("x = []\nwhile True: x.append(bytearray(1 << 20))", Outcome.MEMORY),
+        ("import mmap\nx = []\nwhile True: x.append(mmap.mmap(-1, 1 << 24))", Outcome.MEMORY),
         ("while True: print('x' * 10000)", Outcome.OUTPUT_LIMIT),
         ("1 / 0", Outcome.RUNTIME_ERROR),
         ("def f(:", Outcome.RUNTIME_ERROR),
@@ -283,9 +284,25 @@ async def test_cheats_do_not_pass_assertions(grader: CodeGrader, program: str) -
 
 
 @pytest.mark.parametrize(
+    "code",
+    [
+        "assert all(map(lambda case: add(*case[0]) == case[1], [((2, 3), 5), ((40, 2), 42)]))",
+        "assert not list(filter(lambda case: add(*case[0]) != case[1], [((2, 3), 5)]))",
+        "for got, expected in zip(map(add, [2], [3]), [5]): assert got == expected",
+    ],
+)
+async def test_a_program_cannot_end_a_loop_of_the_assertions(grader: CodeGrader, code: str) -> None:
+    program = "def add(a, b): raise StopIteration"
+    outcome, reason, _ = await grader.judge(program, AssertTests(code=code), SHORT)
+    assert outcome is Outcome.RUNTIME_ERROR, reason
+
+
+@pytest.mark.parametrize(
     ("program", "code"),
     [
         ("def add(a, b): return a + b", ASSERTIONS.code),
+        ("def f(n): return iter(range(n))", "i = f(1)\nassert next(i) == 0\ntry:\n  next(i)\n  assert False\n"
+         "except StopIteration:\n  pass"),
         ("def swap(x): x[0], x[1] = x[1], x[0]", "x = [1, 2]\nswap(x)\nassert x == [2, 1]"),
         ("def f(): raise KeyError('k')", "try:\n  f()\nexcept KeyError as e:\n  pass\nelse:\n  assert False"),
         ("def f(n):\n  for i in range(n): yield i", "assert list(f(3)) == [0, 1, 2]"),

@@ -5,9 +5,10 @@ results cross as data, and every comparison happens here. So the program cannot 
 they use, and cannot end this process with success; it can only answer calls.
 
 What that promises: a pass means that each value the assertions looked at came as data that satisfies them. What it does
-not: comparisons of two of the program's own objects, and what helper functions of the program say, are the program's
-word. What it costs: tested names that are Python's own (`sum`, `math`) mean Python's here; `isinstance` with the
-program's classes, identity, operators between its objects, and passing functions to it do not work.
+not: comparisons of two of the program's own objects, whether such an object is true or contains something, and what
+helper functions of the program say, are the program's word. What it costs: tested names that are Python's own (`sum`,
+`math`) mean Python's here; `isinstance` with the program's classes, identity, operators between its objects, and
+passing functions to it do not work.
 """
 
 import builtins
@@ -102,7 +103,7 @@ def _ask(operation: str, *operands: Any) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise wire.PeerError("the program sent a value that cannot be read")
     if "raised" in answer:
-        _raise(str(answer["raised"]), str(answer.get("detail", "")))
+        _raise(operation, str(answer["raised"]), str(answer.get("detail", "")))
     return answer
 
 
@@ -110,9 +111,11 @@ def _value(answer: dict[str, Any]) -> Any:
     return wire.decode(answer.get("value"), RemoteObject)
 
 
-def _raise(name: str, detail: str) -> None:
+def _raise(operation: str, name: str, detail: str) -> None:
     known = getattr(builtins, name, None)
-    if isinstance(known, type) and issubclass(known, Exception):
+    # A StopIteration out of a function would end a `map` of the assertions, and with it what they still had to look at.
+    ends_a_loop = name == "StopIteration" and operation != "next"
+    if isinstance(known, type) and issubclass(known, Exception) and not ends_a_loop:
         try:
             error = known(detail)
         except TypeError:  # some take more than a message (UnicodeDecodeError)
