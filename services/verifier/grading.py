@@ -176,7 +176,7 @@ class Grader:
             InvalidRequestError: the problem cannot be graded here.
         """
         match problem.domain:
-            case Domain.MATH if problem.answer is None:
+            case Domain.MATH if not (problem.answer or "").strip():
                 raise InvalidRequestError(f"math problem {problem.id!r} has nothing to grade by: it needs an answer")
             case Domain.CODE if problem.tests is None:
                 raise InvalidRequestError(f"code problem {problem.id!r} has nothing to grade by: it needs tests")

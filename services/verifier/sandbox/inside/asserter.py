@@ -17,11 +17,17 @@ import sys
 from typing import Any
 
 from services.verifier.sandbox.inside import wire
-from services.verifier.sandbox.inside.source import execute
+from services.verifier.sandbox.inside.source import PROGRAM_NAME, execute
+
+_raised_by_program: list[Exception] = []
 
 
 class RemoteError(Exception):
     """The program raised an exception that is not one of Python's own."""
+
+
+class UnusableTestsError(Exception):
+    """The assertions are no Python, or import what is not here: that says nothing about the program."""
 
 
 class RemoteObject:
@@ -81,8 +87,13 @@ def run_assertions(code: str) -> None:
 
     Raises:
         PeerError: the program ended.
+        UnusableTestsError: the assertions cannot be run on any program.
         Exception: whatever an assertion or the program's function raised.
     """
+    try:
+        compile(code, PROGRAM_NAME, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError) as error:
+        raise UnusableTestsError(f"{type(error).__name__}: {error}") from error
     values = wire.receive_frame()
     if not isinstance(values, dict):
         raise wire.PeerError("the program sent a value that cannot be read")
@@ -94,7 +105,12 @@ def run_assertions(code: str) -> None:
             namespace[name] = importlib.import_module(name)
         else:
             namespace[name] = wire.decode(value, RemoteObject)
-    execute(code, namespace)
+    try:
+        execute(code, namespace)
+    except ImportError as error:
+        if error in _raised_by_program:
+            raise
+        raise UnusableTestsError(f"{type(error).__name__}: {error}") from error
 
 
 def _ask(operation: str, *operands: Any) -> dict[str, Any]:
@@ -120,6 +136,7 @@ def _raise(operation: str, name: str, detail: str) -> None:
             error = known(detail)
         except TypeError:  # some take more than a message (UnicodeDecodeError)
             error = RemoteError(f"{name}: {detail}")
+        _raised_by_program.append(error)
         raise error
     raise RemoteError(f"{name}: {detail}")
 
