@@ -15,6 +15,7 @@ from latex2sympy2_extended import (  # type: ignore[import-untyped]
     latex2sympy,
     normalize_latex,
 )
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig  # type: ignore[import-untyped]
 from math_verify import verify  # type: ignore[import-untyped]
 from sympy import Basic, Equality, I, MatrixBase, Symbol, simplify, solve  # type: ignore[import-untyped]
 
@@ -31,7 +32,8 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 _LATEX = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
 )
-_PI = re.compile(r"\\pi(?![a-zA-Z])|π")
+_CASE_COUNTS = ConversionConfig(lowercase_symbols=False)
+_IN_RADIANS = re.compile(r"\\pi(?![a-zA-Z])|π|(?<![a-zA-Z])rad(?:ians?)?(?![a-zA-Z])")
 _IMAGINARY = re.compile(r"(?<![a-zA-Z\\_])i(?![a-zA-Z])|\\imath(?![a-zA-Z])")
 _SIDE_BY_SIDE = re.compile(r"(?<!frac )(?<!binom )(?<![\d._])[\d.]{1,400} [\d.]")
 _IMAGINARY_UNIT = r"{\\iota}"  # a letter that nobody else uses: of what the parser knows as I it drops the exponent
@@ -51,11 +53,9 @@ def equivalent(gold: str, answer: str, policy: MathPolicy = DEFAULT_POLICY) -> b
     """
     gold = unwrap(gold)
     gold_words, words = plain_text(gold), plain_text(answer)
-    if gold_words is not None and len(gold_words) > 1:
-        return gold_words == words
-    if words is not None and len(words) > 1:
-        return False
-    if _PI.search(gold) or _PI.search(answer):  # else a bare number may be meant in degrees
+    if any(text is not None and len(text) > 1 for text in (gold_words, words)):
+        return (gold_words or _as_words(gold)) == (words or _as_words(answer))
+    if _IN_RADIANS.search(gold) or _IN_RADIANS.search(answer):  # else a bare number may be meant in degrees
         gold, answer = in_radians(gold), in_radians(answer)
     expected, got = normalise(gold), normalise(answer)
     if policy.units == "compared" and expected.unit and expected.unit != got.unit:
@@ -64,6 +64,11 @@ def equivalent(gold: str, answer: str, policy: MathPolicy = DEFAULT_POLICY) -> b
         return _Comparison(policy).same(expected.formula, got.formula)
     except RecursionError:  # nested deeper than any answer a person would write
         return False
+
+
+def _as_words(answer: str) -> str:
+    """An answer as `plain_text` would give it, where it cannot know that it is text: `No`."""
+    return answer.strip().rstrip(".").lower()
 
 
 class _Comparison:
@@ -159,7 +164,9 @@ def _parse(text: str) -> Basic | MatrixBase | None:
         return None
     try:
         latex = normalize_latex(_DECIMAL.sub(_as_fraction, text), _LATEX)
-        parsed = latex2sympy(latex, is_real=True, convert_degrees=False, normalization_config=None)
+        parsed = latex2sympy(
+            latex, is_real=True, convert_degrees=False, normalization_config=None, conversion_config=_CASE_COUNTS
+        )
         return parsed.xreplace({_IMAGINARY_SYMBOL: I})
     except MemoryError:
         raise

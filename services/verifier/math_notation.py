@@ -13,7 +13,7 @@ DEGREE_SIGN = r"(?:\^\s{0,4}(?:\{\s{0,4}\\circ\s{0,4}\}|\\circ(?![a-zA-Z]))|\\de
 IN_DEGREES = r"(\d{1,20}(?:\.\d{1,20})?)\s{0,4}" + DEGREE_SIGN
 
 _CIS = r"(?:\\text\s?\{\s?cis\s?\}|\\cis(?![a-zA-Z])|(?<![a-zA-Z\\])cis(?![a-zA-Z]))"
-_NUMERAL = r"[0-9][0-9A-Za-z]{0,200}"
+_NUMERAL = r"(?:[0-9][0-9A-Za-z]{0,200}|[A-Fa-f][0-9A-Fa-f]{1,200})"
 _BASE = rf"\d{{1,2}}|{'|'.join(NUMBER_WORDS)}"
 
 # In order: each may count on those before it.
@@ -49,7 +49,8 @@ _ANYWHERE = [
         (r"√", r"\\sqrt "),
         (r"∞|\\infin(?![a-zA-Z])", r"\\infty "),
         (r"\\?[$€£¥]|\\(?:pounds|euro)(?![a-zA-Z])|(?<![a-zA-Z\\])(?:USD|EUR|GBP)\s{0,4}(?=\d)", ""),
-        (r"\\?%", "%"),
+        (r"\\?%|(?<=[\d}])\s{0,4}per\s?cent(?![a-zA-Z])", "%"),
+        (r"\\binom\s{0,4}(\d)\s{0,4}(\d)", r"\\binom{\1}{\2}"),
         (r"(?<=\d)\s{0,4}([aApP])\.\s?[mM]\.?(?![a-zA-Z])", r" \1m"),
         (r"(?<![a-zA-Z\\])(?:sqrt)\((\w{1,40})\)", r"\\sqrt{\1}"),
     )

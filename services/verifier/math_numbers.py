@@ -24,7 +24,9 @@ _SCIENTIFIC = re.compile(
     r"([-+]?)(\d{1,400}(?:\.\d{1,400})?)\s?"
     r"(?:(?:\\times|\\cdot|\*)\s?10\s?\^\s?(?:\{\s?(-?\d{1,4})\s?\}|(\d))|[eE]([-+]?\d{1,4}))"
 )
-_BASED = re.compile(r"([0-9][0-9A-Za-z]{0,200})\s?_\s?(?:\{\s?(\d{1,2})\s?\}|(\d{1,2}))")
+_BASED = re.compile(
+    r"([0-9][0-9A-Za-z]{0,200}|[A-Fa-f][0-9A-Fa-f]{1,200})(?:\.([0-9A-Za-z]{1,200}))?\s?_\s?(?:\{\s?(\d{1,2})\s?\}|(\d{1,2}))"
+)
 _TIME_OR_RATIO = re.compile(r"(\d{1,30})\s?:\s?(\d{1,30})(?:\s?:\s?(\d{1,30}))?\s?(am|pm|AM|PM)?")
 _CHOICE_WITH_TEXT = re.compile(r"(?:\\text\s?\{\s?)?\(?\s?([A-J])\s?[.:)].{1,200}|([a-j])")
 _CHOICE = re.compile(r"\(?\s?([A-J])\s?\)?|\(?\s?([a-j])\s?\)")
@@ -67,11 +69,12 @@ def read_special(text: str) -> tuple[str, object] | None:
     """What a normalised text spells if it is a based numeral, a time or ratio, or a choice: kind and value."""
     based = _BASED.fullmatch(text)
     if based:
-        base = int(based.group(2) or based.group(3))
+        whole, places, *bases = based.groups(default="")
+        base = int("".join(bases))
         try:
-            return "based", (int(based.group(1), base), base)
+            return "based", (Fraction(int(whole + places, base), max(base, 1) ** len(places)), base)
         except ValueError:  # no such base, or no such digits in it
-            return "based", (based.group(1), base)
+            return "based", (f"{whole}.{places}", base)
     clock = _TIME_OR_RATIO.fullmatch(text)
     if clock:
         return "time or ratio", (*(part and int(part) for part in clock.groups()[:3]), (clock.group(4) or "").lower())

@@ -107,7 +107,7 @@ def without_name(text: str) -> str:
     if builder and _RELATION.search(builder.group(2)):
         return builder.group(2).strip()
     named = re.fullmatch(
-        r"(?:\\angle\s?)?(?:[a-zA-Z]{1,4}|\\[a-z]{2,10})(?:\([a-zA-Z](?:\s?,\s?[a-zA-Z]){0,3}\))?\s?(?:=|\\in\b)\s?([^=<>]+)"
+        r"(?:\\angle\s?)?(?:[a-zA-Z]{1,4}|\\[a-z]{2,10})(?:\([^()=<>]{1,20}\))?\s?(?:=|\\in\b)\s?([^=<>]+)"
         r"|\([a-zA-Z](?:\s?,\s?[a-zA-Z]){1,3}\)\s?(?:=|\\in\b)\s?([^=<>]+)",
         text,
     )
