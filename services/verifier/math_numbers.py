@@ -28,7 +28,10 @@ _BASED = re.compile(
     r"([0-9][0-9A-Za-z]{0,200}|[A-Fa-f][0-9A-Fa-f]{1,200})(?:\.([0-9A-Za-z]{1,200}))?\s?_\s?(?:\{\s?(\d{1,2})\s?\}|(\d{1,2}))"
 )
 _TIME_OR_RATIO = re.compile(r"(\d{1,30})\s?:\s?(\d{1,30})(?:\s?:\s?(\d{1,30}))?\s?(am|pm|AM|PM)?")
-_CHOICE_WITH_TEXT = re.compile(r"(?:\\text\s?\{\s?)?\(?\s?([A-J])\s?[.:)].{1,200}|([a-j])")
+_OTHER_CHOICE = r"\(\s?[A-J]\s?\)|(?<![a-zA-Z\\])[A-J]\s?[.:)]|,\s?[A-J](?![a-zA-Z])"
+_CHOICE_WITH_TEXT = re.compile(
+    rf"(?:\\text\s?\{{\s?)?\(?\s?([A-J])\s?[.:)]\}}?\s?(?![,;=+*/-])(?!.{{0,200}}(?:{_OTHER_CHOICE})).{{1,200}}|([a-j])"
+)
 _CHOICE = re.compile(r"\(?\s?([A-J])\s?\)?|\(?\s?([a-j])\s?\)")
 
 

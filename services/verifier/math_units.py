@@ -19,6 +19,7 @@ _TEXT = re.compile(rf"\\text\s?\{{([^{{}}]{{0,200}})\}}({_POWER}?)")
 _FRACTION_OF_UNITS = re.compile(r"\\frac\s?\{\s?\\text\s?\{([^{}]{1,40})\}\s?\}\s?\{\s?\\text\s?\{([^{}]{1,40})\}\s?\}")
 _JOINED_UNITS = re.compile(rf"\}}({_POWER}?)\s{{0,4}}(/|\\cdot(?![a-zA-Z]))\s{{0,4}}\\text\s?\{{")
 _MORE_THAN_UNITS = re.compile(r"(?<![a-z^{])\d|\bor(?![a-z])")
+_LINK_AT_END = re.compile(r"\{\s{0,4}(?:or|and)\s{0,4}\}$")
 _UNIT_LETTERS = frozenset("mgshLNJWVK")
 _UNIT_LETTER = re.compile(rf"(?<=[\d}})])\s{{1,4}}[{''.join(sorted(_UNIT_LETTERS))}]{_POWER}?$")
 _NO_BRACES = str.maketrans("", "", "{}^")
@@ -69,7 +70,7 @@ def _meaning(match: "re.Match[str]", units: list[str]) -> str:
     if words in NUMBER_WORDS:
         return NUMBER_WORDS[words]
     before = match.string[: match.start()].rstrip()
-    follows = bool(before) and (before[-1].isalnum() or before[-1] in "})%")
+    follows = bool(before) and (before[-1].isalnum() or before[-1] in "})%") and not _LINK_AT_END.search(before[-20:])
     if words.isdigit() or (len(words) == 1 and not (follows and inside in _UNIT_LETTERS)):
         return inside
     if not follows or _MORE_THAN_UNITS.search(words):
