@@ -30,7 +30,7 @@ _BASED = re.compile(
 _TIME_OR_RATIO = re.compile(r"(\d{1,30})\s?:\s?(\d{1,30})(?:\s?:\s?(\d{1,30}))?\s?(am|pm|AM|PM)?")
 _OTHER_CHOICE = r"\(\s?[A-J]\s?\)|(?<![a-zA-Z\\])[A-J]\s?[.:)]|,\s?[A-J](?![a-zA-Z])"
 _CHOICE_WITH_TEXT = re.compile(
-    rf"(?:\\text\s?\{{\s?)?\(?\s?([A-J])\s?[.:)]\}}?\s?(?![,;=+*/-])(?!.{{0,200}}(?:{_OTHER_CHOICE})).{{1,200}}|([a-j])"
+    rf"(?:\\text\s?\{{\s?)?\(?\s?([A-J])\s?[.:)]\}}?+\s?+(?![,;=+*/-])(?!.{{0,200}}(?:{_OTHER_CHOICE})).{{1,200}}|([a-j])"
 )
 _CHOICE = re.compile(r"\(?\s?([A-J])\s?\)?|\(?\s?([a-j])\s?\)")
 

@@ -109,6 +109,7 @@ DIFFERENT = [
     ("A", "(A) 5, B"),
     ("A", "(A), 5"),
     ("A", "(A)+1"),
+    (r"\text{(A)}", r"\text{(A)},5"),
     ("3:4", "4 to 3"),
     (r"12:30 \text{ PM}", "12:30 a.m."),
     # Neither has a real solution.
