@@ -14,7 +14,7 @@ _LONE_SYMBOL = r"(?:[kcm]m|[km]g|lbs?|oz|ft|yd|hrs?|m[lL]|[kMG]?Hz|[kM]Pa|kWh|k[
 _SYMBOLS = re.compile(
     rf"(?<=[\d}})])\s{{0,4}}((?:{_SYMBOL}{_POWER}?\s?/\s?{_SYMBOL}|{_LONE_SYMBOL}){_POWER}?)(?![a-zA-Z])\.?$"
 )
-_TRAILING_WORDS = re.compile(r"(?<=[\d})])\s{1,8}([a-zA-Z]{2,30}\.?(?:[ /][a-zA-Z]{1,30}\.?){0,4}(?:\^\d)?)$")
+_TRAILING_WORDS = re.compile(r"(?<=[\d})])\s{1,8}([a-zA-Z]{2,30}\.?(?:[ /][a-zA-Z]{1,30}\.?){0,4})(?:\^\d)?$")
 _TEXT = re.compile(rf"\\text\s?\{{([^{{}}]{{0,200}})\}}({_POWER}?)")
 _FRACTION_OF_UNITS = re.compile(r"\\frac\s?\{\s?\\text\s?\{([^{}]{1,40})\}\s?\}\s?\{\s?\\text\s?\{([^{}]{1,40})\}\s?\}")
 _JOINED_UNITS = re.compile(rf"\}}({_POWER}?)\s{{0,4}}(/|\\cdot(?![a-zA-Z]))\s{{0,4}}\\text\s?\{{")
@@ -47,7 +47,7 @@ def take_units(text: str) -> tuple[str, str]:
         return text, ""
     trailing = _SYMBOLS.search(text) or _TRAILING_WORDS.search(text)
     if trailing and MATH_WORDS.isdisjoint(trailing.group(1).lower().split()):
-        units.append(trailing.group(1))
+        units.append(trailing.group().strip())
         text = text[: trailing.start()]
     return text, " ".join(map(_singular, units))
 
