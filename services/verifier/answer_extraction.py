@@ -13,7 +13,8 @@ _TAIL_LENGTH = 20_000
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s{0,8}(\{)|\\boxed\s{1,8}(?=\S)")
 _ANNOUNCEMENT = re.compile(
-    r"####|\b(?:answers?|(?:correct|right)\s{1,3}(?:option|choice))\b(?:\s{0,3}\*{1,2})?(?:\s{1,3}(?:is|are|equals)\b(?:\s{0,3}:)?|\s{0,3}[:=])(?:\s{0,3}\*{1,2})?",
+    r"####|\b(?:answers?|(?:correct|right)\s{1,3}(?:option|choice))\b(?:\s{0,3}\*{1,2})?"
+    r"(?:\s{1,3}(?:is|are|equals)\b(?:\s{0,3}:)?|\s{0,3}[:=])(?:\s{0,3}\*{1,2})?",
     re.IGNORECASE,
 )
 _FORMULA_ENDS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))

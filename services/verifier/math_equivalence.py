@@ -147,8 +147,13 @@ def _same_expression(gold: str, answer: str) -> bool:
 
 def _have_one_solution_set(expected: Equality, got: Equality) -> bool:
     """Whether two equations that math-verify takes for the same are: to it all that it finds no solution of are one."""
-    ratio = simplify((expected.lhs - expected.rhs) / (got.lhs - got.rhs))
-    return bool(ratio.is_number and ratio.is_finite) or bool(solve(expected, expected.free_symbols))
+    try:
+        ratio = simplify((expected.lhs - expected.rhs) / (got.lhs - got.rhs))
+        return bool(ratio.is_number and ratio.is_finite) or bool(solve(expected, expected.free_symbols))
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - SymPy raises anything from deep inside
+        return False
 
 
 def _as_fraction(decimal: "re.Match[str]") -> str:
