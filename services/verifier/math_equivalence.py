@@ -39,7 +39,7 @@ _SIDE_BY_SIDE = re.compile(r"(?<!frac )(?<!binom )(?<![\d._])[\d.]{1,400} [\d.]"
 _IMAGINARY_UNIT = r"{\\iota}"  # a letter that nobody else uses: of what the parser knows as I it drops the exponent
 _IMAGINARY_SYMBOL = Symbol("iota", real=True)
 _DECIMAL = re.compile(r"(?<![\d_.])(\d{0,400})\.(\d{1,400})(?![\d.])")
-_DIGITS = 60
+_DIGITS = 30  # more make sums slow
 _SHORT_SCRIPT = re.compile(r"([_^])\s?(\d)(?!\d)")
 _INDEX_I = re.compile(r"_\s?\{?\s?i\b")
 _SET_OPERATION = re.compile(r"[<>]|\\(?:le|ge|ne|cup|cap|setminus|in|emptyset|mathbb)(?![a-zA-Z])")
