@@ -7,12 +7,29 @@ _LATEX = r"""
     | \mid \le \ge \ne \in \cup \cap \setminus \pm \mp ^ _ & \\ \ + - / * ~ ! ' % \% $ € . ... … \frac \dfrac \sqrt
     \binom \overline{ \dot{ \ldots \text{ \mathrm{ \text{or} \text{and} \left( \right] \begin{pmatrix} \end{pmatrix}
     \langle \rangle \times \cdot \circ ^\circ ° \, \! \sin \log_ \int_ \sum_ 0 1 23 ,000 .5 1/2 e5 10^ _2 _{16} 0.
-    99999 x y i \pi e A (B) C. pm am cm \infty \emptyset \mathbb{R} ² ٣ １ − ＋
+    99999 ± ∓ \colon \choose \bar{ \mathbb{R}^+ ** /s kg ^2 x y i \pi e A (B) C. pm am cm \infty \emptyset \mathbb{R}
+    ² ٣ １ − ＋
 """
 
 PIECES = [
     *_LATEX.split(),
-    *("\n", " ", "\\ ", "the answer is ", "Answer: ", " for integer k", "def f(x): return ", "#include <"),
+    *(
+        "\n",
+        " ",
+        "\\ ",
+        "the answer is ",
+        "Answer: ",
+        " for integer k",
+        " base ",
+        "cis ",
+        "option ",
+        " to ",
+        " and ",
+        "USD ",
+        "five",
+        "def f(x): return ",
+        "#include <",
+    ),
     *("\x00", "\u200b", "\U0001f600", "\ud800"),
 ]
 

@@ -27,6 +27,8 @@ class _Limits(BaseModel):
 class _Pair(BaseModel):
     """Two answers; other keys, such as labels, are the author's business."""
 
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
     gold: str
     pred: str
     limits: _Limits | None = None
@@ -60,7 +62,7 @@ def parse_row(line: bytes, number: int) -> AnswerRow:
         json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but no text that can be sent
         if not isinstance(row, dict):
             raise InvalidRequestError(f"expected a JSON object, got {type(row).__name__}")
-        if "domain" not in row and "gold" in row:
+        if "pred" in row or ("domain" not in row and "gold" in row):
             pair = _Pair.model_validate(row)
             return AnswerRow(gold_problem(pair.gold, number), as_response(pair.pred), _limits(pair.limits))
         answered = _Answered.model_validate(row)

@@ -13,12 +13,16 @@ _TAIL_LENGTH = 20_000
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s{0,8}(\{)|\\boxed\s{1,8}(?=\S)")
 _ANNOUNCEMENT = re.compile(
-    r"####|\banswers?\b(?:\s{0,3}\*{1,2})?(?:\s{1,3}(?:is|are|equals)\b(?:\s{0,3}:)?|\s{0,3}[:=])(?:\s{0,3}\*{1,2})?",
+    r"####|\b(?:answers?|(?:correct|right)\s{1,3}(?:option|choice))\b(?:\s{0,3}\*{1,2})?"
+    r"(?:\s{1,3}(?:is|are|equals)\b(?:\s{0,3}:)?|\s{0,3}[:=])(?:\s{0,3}\*{1,2})?",
     re.IGNORECASE,
 )
 _FORMULA_ENDS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
-_NUMBER = re.compile(r"(?<![\w.])-?(?:\d[\d,]{0,40}(?:\.\d{1,40})?|\.\d{1,40})(?:/\d{1,40})?(?:\s?\\?%)?")
-_SENTENCE_END = re.compile(r"\n|\.(?=\s|$)")
+_NUMBER = re.compile(
+    r"(?<![\w.:])-?(?:\d{1,2}(?::\d{2}){1,2}|\d[\d,]{0,40}(?:\.\d{1,40})?|\.\d{1,40})(?:/\d{1,40})?(?:\s?\\?%)?"
+)
+_SENTENCE_END = re.compile(r"\n|\.(?=\s|$)|,?\s(?:because|since)\s")
+_MORE_ANSWERS = re.compile(r"\s{0,4}(?:,\s{0,4}(?:or|and)?|or|and)\s{0,4}")
 _WORD = re.compile(r"(?<![\\A-Za-z])(?!(?:or|and)\b)[A-Za-z]{2,20}\b", re.IGNORECASE)
 _SENTENCE_LENGTH = 400
 
@@ -87,13 +91,21 @@ def _last_announced(text: str) -> str | None:
     if last is None:
         return None
     announced = text[last.end() : last.end() + MAX_ANSWER_LENGTH].lstrip()
-    for opening, closing in _FORMULA_ENDS:
-        if announced.startswith(opening):
-            inside = announced[len(opening) :].partition(closing)
-            if inside[1]:
-                return inside[0]
+    if formulas := _leading_formulas(announced):
+        return " or ".join(formulas)
     sentence = _SENTENCE_END.split(announced, maxsplit=1)[0].strip().strip("*").strip()
     return sentence.rstrip(".") or None
+
+
+def _leading_formulas(text: str) -> list[str]:
+    """Contents of the formulas with which a text begins: one, or more with `or`, `and` or a comma between them."""
+    formulas: list[str] = []
+    for opening, closing in _FORMULA_ENDS:
+        while text.startswith(opening) and (parts := text[len(opening) :].partition(closing))[1]:
+            formulas.append(parts[0])
+            link = _MORE_ANSWERS.match(parts[2])
+            text = parts[2][link.end() :] if link else ""
+    return formulas
 
 
 def _last_formula(text: str) -> str | None:

@@ -106,7 +106,7 @@ class CodeGrader:
         hosted, asserted = await self._sandbox.run_pair(
             {"mode": "host", "program": program}, {"mode": "assert", "code": tests.code}, limits
         )
-        return _result(read_assertions(hosted, asserted, limits), hosted, asserted)
+        return _result(read_assertions(tests.code, hosted, asserted, limits), hosted, asserted)
 
 
 async def _results(runs: Sequence[Run], limits: Limits) -> list[CaseResult]:

@@ -1,5 +1,7 @@
 """What the children of one test left behind, in a verdict's words. Pure; nearly all it reads is hostile material."""
 
+from errno import ENOMEM
+
 from services.common.problem import Json
 from services.common.verdict import Limits, Outcome
 from services.verifier.result_comparison import UnreadableResultError, read_result, same_output, same_value, shorten
@@ -33,7 +35,7 @@ def find_failure(ended: Ended, limits: Limits) -> Finding | None:
     if ended.status == 0:
         return None
     error = _reported_error(ended)
-    if error.get("type") == "MemoryError":
+    if error.get("type") == "MemoryError" or str(error.get("detail")).startswith(f"[Errno {ENOMEM}]"):
         return Outcome.MEMORY, f"ran out of memory ({limits.memory_bytes} bytes)"
     if error:
         detail = shorten(str(error.get("detail", "")))
@@ -113,18 +115,22 @@ def compare_result(got: Json, expected: Json) -> Finding:
     return Outcome.WRONG, f"expected {shorten(expected)}, got {shorten(got)}"
 
 
-def read_assertions(hosted: Ended, asserted: Ended, limits: Limits) -> Finding:
-    """What came of assertions, run in the second child on the program in the first."""
+def read_assertions(code: str, hosted: Ended, asserted: Ended, limits: Limits) -> Finding:
+    """What came of the assertions in `code`, run in the second child on the program in the first."""
     # The second child runs no submitted code, so its word counts.
     if asserted.status == 0 and asserted.report == b'{"passed": true}':
         return Outcome.CORRECT, "every assertion holds"
+    error = _reported_error(asserted)
+    if error.get("type") == "UnusableTestsError":
+        return Outcome.INFRA_ERROR, f"the tests cannot be run: {error.get('detail')}"
     # Where the program broke by itself it says more than the assertions that it cut off.
     hosting = find_failure(hosted, limits)
     if hosting is not None and (hosted.stop is not None or _reported_error(hosted)):
         return hosting
-    error = _reported_error(asserted)
     if error.get("type") == "AssertionError":
-        return Outcome.WRONG, f"assertion failed in line {error.get('line')} of the tests: {error.get('detail')}"
+        lines, number = code.splitlines(), error.get("line")
+        failed = lines[number - 1].strip() if isinstance(number, int) and 0 < number <= len(lines) else ""
+        return Outcome.WRONG, f"assertion failed in line {number} of the tests: {error.get('detail') or failed}"
     return find_failure(asserted, limits) or (Outcome.RUNTIME_ERROR, "the assertions ended without a result")
 
 

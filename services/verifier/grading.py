@@ -143,22 +143,23 @@ class Grader:
     async def _answer_and_judge(self, problem: Problem, response: str, limits: Limits) -> tuple[str | None, Judgement]:
         """The answer that a response gives, if any, and a judgement, also where grading fails."""
         try:
-            answer = await self._read_answer(problem, response, limits)
+            answer, limits_left = await self._read_answer(problem, response, limits)
         except MathFailedError as error:
             return None, Judgement(error.outcome, str(error))
         if answer is None:
             return None, Judgement(Outcome.UNPARSED, f"no {_wanted(problem)} found in the response")
         key = question_key(problem, answer, limits)
-        return answer, await self._cache.get(key, lambda: self._judge(problem, answer, limits))
+        return answer, await self._cache.get(key, lambda: self._judge(problem, answer, limits_left))
 
-    async def _read_answer(self, problem: Problem, response: str, limits: Limits) -> str | None:
+    async def _read_answer(self, problem: Problem, response: str, limits: Limits) -> tuple[str | None, Limits]:
+        """The answer that a response gives, if any, and what is left of the limits to judge it."""
         match problem.domain:
             case Domain.MATH:
                 return await self._math.find_answer(response, limits)
             case Domain.CODE:
-                return extract_program(response, LANGUAGES[_language(problem)])
+                return extract_program(response, LANGUAGES[_language(problem)]), limits
             case Domain.CUSTOM:
-                return response
+                return response, limits
 
     async def _judge(self, problem: Problem, answer: str, limits: Limits) -> Judgement:
         if problem.tests is not None:
@@ -176,7 +177,7 @@ class Grader:
             InvalidRequestError: the problem cannot be graded here.
         """
         match problem.domain:
-            case Domain.MATH if problem.answer is None:
+            case Domain.MATH if not (problem.answer or "").strip():
                 raise InvalidRequestError(f"math problem {problem.id!r} has nothing to grade by: it needs an answer")
             case Domain.CODE if problem.tests is None:
                 raise InvalidRequestError(f"code problem {problem.id!r} has nothing to grade by: it needs tests")

@@ -15,14 +15,16 @@ from latex2sympy2_extended import (  # type: ignore[import-untyped]
     latex2sympy,
     normalize_latex,
 )
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig  # type: ignore[import-untyped]
 from math_verify import verify  # type: ignore[import-untyped]
-from sympy import Basic, MatrixBase  # type: ignore[import-untyped]
+from sympy import Basic, Equality, I, MatrixBase, Symbol, simplify, solve  # type: ignore[import-untyped]
 
 from services.verifier.answer_extraction import unwrap
-from services.verifier.math_numbers import ExactNumber, read_chosen, read_number, read_special
+from services.verifier.math_numbers import read_chosen, read_number, read_special, without_separators
 from services.verifier.math_policy import DEFAULT_POLICY, MathPolicy
 from services.verifier.math_structure import Kind, Structure, as_tuple, read_structure, read_union, without_name
 from services.verifier.math_text import in_radians, normalise, plain_text
+from services.verifier.math_units import without_unit_letter
 
 # math-verify warns at each call that its own time limits are off; ours kill the process.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -30,9 +32,15 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 _LATEX = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
 )
-_PI = re.compile(r"\\pi(?![a-zA-Z])|π")
+_CASE_COUNTS = ConversionConfig(lowercase_symbols=False)
+_IN_RADIANS = re.compile(r"\\pi(?![a-zA-Z])|π|(?<![a-zA-Z])rad(?:ians?)?(?![a-zA-Z])")
 _IMAGINARY = re.compile(r"(?<![a-zA-Z\\_])i(?![a-zA-Z])|\\imath(?![a-zA-Z])")
 _SIDE_BY_SIDE = re.compile(r"(?<!frac )(?<!binom )(?<![\d._])[\d.]{1,400} [\d.]")
+_IMAGINARY_UNIT = r"{\\iota}"  # a letter that nobody else uses: of what the parser knows as I it drops the exponent
+_IMAGINARY_SYMBOL = Symbol("iota", real=True)
+_DECIMAL = re.compile(r"(?<![\d_.])(\d{0,400})\.(\d{1,400})(?![\d.])")
+_DIGITS = 30  # more make sums slow
+_SHORT_SCRIPT = re.compile(r"([_^])\s?(\d)(?!\d)")
 _INDEX_I = re.compile(r"_\s?\{?\s?i\b")
 _SET_OPERATION = re.compile(r"[<>]|\\(?:le|ge|ne|cup|cap|setminus|in|emptyset|mathbb)(?![a-zA-Z])")
 
@@ -45,11 +53,9 @@ def equivalent(gold: str, answer: str, policy: MathPolicy = DEFAULT_POLICY) -> b
     """
     gold = unwrap(gold)
     gold_words, words = plain_text(gold), plain_text(answer)
-    if gold_words is not None and len(gold_words) > 1:
-        return gold_words == words
-    if words is not None and len(words) > 1:
-        return False
-    if _PI.search(gold) or _PI.search(answer):  # else a bare number may be meant in degrees
+    if any(text is not None and len(text) > 1 for text in (gold_words, words)):
+        return (gold_words or _as_words(gold)) == (words or _as_words(answer))
+    if _IN_RADIANS.search(gold) or _IN_RADIANS.search(answer):  # else a bare number may be meant in degrees
         gold, answer = in_radians(gold), in_radians(answer)
     expected, got = normalise(gold), normalise(answer)
     if policy.units == "compared" and expected.unit and expected.unit != got.unit:
@@ -58,6 +64,11 @@ def equivalent(gold: str, answer: str, policy: MathPolicy = DEFAULT_POLICY) -> b
         return _Comparison(policy).same(expected.formula, got.formula)
     except RecursionError:  # nested deeper than any answer a person would write
         return False
+
+
+def _as_words(answer: str) -> str:
+    """An answer as `plain_text` would give it, where it cannot know that it is text: `No`."""
+    return answer.strip().rstrip(".").lower()
 
 
 class _Comparison:
@@ -76,6 +87,8 @@ class _Comparison:
         if "=" not in gold or "=" not in answer:
             gold, answer = without_name(gold), without_name(answer)
         gold_number, number = read_number(gold), read_number(answer)
+        if gold_number is not None and number is None:
+            number = read_number(without_unit_letter(answer))
         if gold_number is not None and number is not None:
             return gold_number.same_as(number, percent_may_be_unit=self._percent_may_be_unit)
         if self._vectors_are_tuples:
@@ -84,7 +97,9 @@ class _Comparison:
         expected = None if gold_number else read_structure(gold)
         got = None if number else read_structure(answer)
         if expected is None and got is None:
-            return _same_expression(_without_commas(gold, gold_number), _without_commas(answer, number))
+            return _same_expression(
+                *(without_separators(text) if read else text for text, read in ((gold, gold_number), (answer, number)))
+            )
         if expected is not None and got is not None:
             return self._same_structure(expected, got)
         return self._same_as_expression(gold, expected, answer, got)
@@ -116,26 +131,48 @@ class _Comparison:
         return all(any(self.same(other, one) for other in others) for one in some)
 
 
-def _without_commas(text: str, number: ExactNumber | None) -> str:
-    return text if number is None else text.replace(",", "")
-
-
 def _same_expression(gold: str, answer: str) -> bool:
     if any(_IMAGINARY.search(text) for text in (gold, answer)) and not _INDEX_I.search(gold + answer):
-        gold, answer = _IMAGINARY.sub("I", gold), _IMAGINARY.sub("I", answer)
+        gold, answer = (_IMAGINARY.sub(_IMAGINARY_UNIT, text) for text in (gold, answer))
     expected, got = _parse(gold), _parse(answer)
     if expected is None or got is None:
         return gold == answer
-    return bool(verify(expected, got, strict=True, allow_set_relation_comp=True, timeout_seconds=None))
+    same = verify(
+        expected, got, numeric_precision=_DIGITS, strict=True, allow_set_relation_comp=True, timeout_seconds=None
+    )
+    if same and isinstance(expected, Equality) and isinstance(got, Equality):
+        return _have_one_solution_set(expected, got)
+    return bool(same)
+
+
+def _have_one_solution_set(expected: Equality, got: Equality) -> bool:
+    """Whether two equations that math-verify takes for the same are: to it all that it finds no solution of are one."""
+    try:
+        ratio = simplify((expected.lhs - expected.rhs) / (got.lhs - got.rhs))
+        return bool(ratio.is_number and ratio.is_finite) or bool(solve(expected, expected.free_symbols))
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - SymPy raises anything from deep inside
+        return False
+
+
+def _as_fraction(decimal: "re.Match[str]") -> str:
+    """A decimal as a fraction: of what has a decimal in it, math-verify compares six digits."""
+    whole, decimals = decimal.groups()
+    return rf"{{\frac{{{whole}{decimals}}}{{1{'0' * len(decimals)}}}}}"
 
 
 def _parse(text: str) -> Basic | MatrixBase | None:
     """The SymPy expression of a normalised text; None if it is no mathematics that the parser knows."""
+    text = _SHORT_SCRIPT.sub(r"\1{\2}", text)
     if _SIDE_BY_SIDE.search(text):  # the parser would add them
         return None
     try:
-        latex = normalize_latex(text, _LATEX)
-        return latex2sympy(latex, is_real=True, convert_degrees=False, normalization_config=None)
+        latex = normalize_latex(_DECIMAL.sub(_as_fraction, text), _LATEX)
+        parsed = latex2sympy(
+            latex, is_real=True, convert_degrees=False, normalization_config=None, conversion_config=_CASE_COUNTS
+        )
+        return parsed.xreplace({_IMAGINARY_SYMBOL: I})
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001 - the parser raises bare Exception for bad syntax, and others from deep inside SymPy

@@ -1,5 +1,7 @@
 """Judges math answers, in worker processes that can be killed."""
 
+from dataclasses import replace
+
 from services.common.verdict import Limits, Outcome
 from services.verifier.judgement import Judgement
 from services.verifier.math_pool import MathPool
@@ -12,14 +14,14 @@ class MathGrader:
     def __init__(self, pool: MathPool) -> None:
         self._pool = pool
 
-    async def find_answer(self, response: str, limits: Limits) -> str | None:
-        """The final answer of a response; None if it gives none.
+    async def find_answer(self, response: str, limits: Limits) -> tuple[str | None, Limits]:
+        """The final answer of a response, None if it gives none, and what is left of the limits to judge it.
 
         Raises:
             MathFailedError: it cannot be known.
         """
-        answer: str | None = (await self._pool.call({"response": response}, limits.wall_s))["answer"]
-        return answer
+        reply = await self._pool.call({"response": response}, limits.wall_s)
+        return reply["answer"], replace(limits, wall_s=max(0.0, limits.wall_s - reply["took_s"]))
 
     async def judge(self, answer: str, gold: str, limits: Limits) -> Judgement:
         """Judge an answer.

@@ -8,7 +8,7 @@ _MAX_EXPONENT = 1000
 _EVIDENT_DIGITS = 3
 """In `0.333...` so many digits have to show what goes on."""
 
-_INTEGER = r"\d{1,3}(?:,\d{3}){1,12}|\d{1,1000}"
+_INTEGER = r"\d{1,3}(?:,\d{3}){1,12}|\d{1,3}(?: \d{3}){1,12}|\d{1,1000}"
 _FRACTION_PART = r"\{\s?(-?\d{1,400})\s?\}|(\d)"
 _DECIMAL = re.compile(rf"([-+]?)\s?(?:({_INTEGER})(?:\.(\d{{0,400}}))?|\.(\d{{1,400}}))")
 _REPEATING = re.compile(
@@ -24,9 +24,14 @@ _SCIENTIFIC = re.compile(
     r"([-+]?)(\d{1,400}(?:\.\d{1,400})?)\s?"
     r"(?:(?:\\times|\\cdot|\*)\s?10\s?\^\s?(?:\{\s?(-?\d{1,4})\s?\}|(\d))|[eE]([-+]?\d{1,4}))"
 )
-_BASED = re.compile(r"([0-9][0-9A-Za-z]{0,200})\s?_\s?(?:\{\s?(\d{1,2})\s?\}|(\d{1,2}))")
+_BASED = re.compile(
+    r"([0-9][0-9A-Za-z]{0,200}|[A-Fa-f][0-9A-Fa-f]{1,200})(?:\.([0-9A-Za-z]{1,200}))?\s?_\s?(?:\{\s?(\d{1,2})\s?\}|(\d{1,2}))"
+)
 _TIME_OR_RATIO = re.compile(r"(\d{1,30})\s?:\s?(\d{1,30})(?:\s?:\s?(\d{1,30}))?\s?(am|pm|AM|PM)?")
-_CHOICE_WITH_TEXT = re.compile(r"(?:\\text\s?\{\s?)?\(?\s?([A-J])\s?[.:)].{1,200}")
+_OTHER_CHOICE = r"\(\s?[A-J]\s?\)|(?<![a-zA-Z\\])[A-J]\s?[.:)]|,\s?[A-J](?![a-zA-Z])"
+_CHOICE_WITH_TEXT = re.compile(
+    rf"(?:\\text\s?\{{\s?)?\(?\s?([A-J])\s?[.:)]\}}?+\s?+(?![,;=+*/-])(?!.{{0,200}}(?:{_OTHER_CHOICE})).{{1,200}}|([a-j])"
+)
 _CHOICE = re.compile(r"\(?\s?([A-J])\s?\)?|\(?\s?([a-j])\s?\)")
 
 
@@ -58,15 +63,21 @@ def read_number(text: str) -> ExactNumber | None:
     return None
 
 
+def without_separators(number: str) -> str:
+    """A number without what separates its thousands: commas or spaces."""
+    return number.replace(",", "").replace(" ", "")
+
+
 def read_special(text: str) -> tuple[str, object] | None:
     """What a normalised text spells if it is a based numeral, a time or ratio, or a choice: kind and value."""
     based = _BASED.fullmatch(text)
     if based:
-        base = int(based.group(2) or based.group(3))
+        whole, places, *bases = based.groups(default="")
+        base = int("".join(bases))
         try:
-            return "based", (int(based.group(1), base), base)
-        except ValueError:  # no such base or no such digits in it: a name with an index
-            return None
+            return "based", (Fraction(int(whole + places, base), max(base, 1) ** len(places)), base)
+        except ValueError:  # no such base, or no such digits in it
+            return "based", (f"{whole}.{places}", base)
     clock = _TIME_OR_RATIO.fullmatch(text)
     if clock:
         return "time or ratio", (*(part and int(part) for part in clock.groups()[:3]), (clock.group(4) or "").lower())
@@ -77,9 +88,9 @@ def read_special(text: str) -> tuple[str, object] | None:
 
 
 def read_chosen(text: str) -> str | None:
-    """The letter in `(A) 5`, `A. 5` or `A: 5`; None for other text."""
+    """The letter, where one is expected, in `(A) 5`, `A. 5`, `A: 5` or `a`; None for other text."""
     match = _CHOICE_WITH_TEXT.fullmatch(text)
-    return match.group(1) if match else None
+    return (match.group(1) or match.group(2)).upper() if match else None
 
 
 def _read_decimal(text: str) -> Fraction | None:
@@ -87,7 +98,7 @@ def _read_decimal(text: str) -> Fraction | None:
     if not match:
         return None
     sign, whole, decimals, only_decimals = match.groups()
-    digits = (whole or "0").replace(",", "")
+    digits = without_separators(whole or "0")
     return _signed(sign, Fraction(f"{digits}.{decimals or only_decimals or '0'}"))
 
 

@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -89,7 +90,7 @@ class MathPool:
         self._workers.clear()
 
     async def call(self, request: dict[str, str], wall_s: float) -> dict[str, Any]:
-        """Have a worker answer a request; the clock starts when a worker is free.
+        """Have a worker answer a request; the clock starts when a worker is free. `took_s` of the reply is its time.
 
         Raises:
             MathTimeoutError: it took longer than `wall_s`.
@@ -99,12 +100,13 @@ class MathPool:
         for _ in range(_ATTEMPTS):
             worker = await self._take()
             cause = "cancelled"
+            started_s = time.monotonic()
             try:
                 reply = await worker.call(request, wall_s)
                 cause = str(reply.get("failed", ""))
             except TimeoutError as error:
                 cause = "timeout"
-                raise MathTimeoutError(f"comparing the answer took longer than {wall_s:g} s") from error
+                raise MathTimeoutError(f"comparing the answer took longer than {wall_s:.3g} s") from error
             except _CrashError:
                 cause = "crash"
                 continue
@@ -115,7 +117,7 @@ class MathPool:
                     self._idle.put_nowait(worker)
             if cause:
                 raise MathMemoryError(f"comparing the answer needs more than {self._memory_bytes} bytes of memory")
-            return reply
+            return reply | {"took_s": time.monotonic() - started_s}
         raise MathWorkerLostError(f"the grader failed: its worker died, {_ATTEMPTS} times in a row")
 
     async def _take(self) -> "_Worker":

@@ -15,8 +15,10 @@ _SET_BUILDER = re.compile(
     r"\\\{\s?([a-zA-Z])\s?(?:\\in\s?\\mathbb\s?\{?\s?R\s?\}?)?\s?(?:\||:|\\mid|\\colon|\\vert)\s?([^{}]{1,200})\\\}"
 )
 _RELATION = re.compile(r"[<>]|\\(?:le|ge|ne)(?![a-z])")
+_BOTH_SIGNS = re.compile(r"\\(?:pm|mp)(?![a-zA-Z])")
 _ANGLED = re.compile(r"\\langle(.*)\\rangle", re.DOTALL)
 _MATRIX = re.compile(r"\\begin\s?\{[pbB]?matrix\}(.*)\\end\s?\{[pbB]?matrix\}", re.DOTALL)
+_NAMED_TUPLE = re.compile(r"\(\s?([a-zA-Z](?:\s?,\s?[a-zA-Z]){1,5})\s?\)\s?=\s?\((.*)\)", re.DOTALL)
 _ASSIGNMENT = re.compile(r"([a-zA-Z]\w{0,10}|\\[a-z]{2,10})\s?=\s?([^=<>]+)")
 
 
@@ -56,8 +58,12 @@ def read_structure(text: str) -> Structure | None:
     """
     if angled := _ANGLED.fullmatch(text):
         return Structure(Kind.ORDERED, tuple(_split(angled.group(1))), "<>")
+    if named := _NAMED_TUPLE.fullmatch(text):
+        names_of_parts, values_of_parts = (tuple(_split(inside)) for inside in named.groups())
+        known = len(names_of_parts) == len(values_of_parts)
+        return Structure(Kind.ORDERED, values_of_parts, "()", names_of_parts if known else ())
     opening, inside, closing = _split_brackets(text)
-    if opening == "\\{":
+    if opening in ("\\{", "{"):  # bare braces cannot be seen, but show where somebody meant others
         return Structure(Kind.UNORDERED, tuple(_all_answers(_split(inside))))
     if opening:
         parts = _split(inside)
@@ -101,7 +107,7 @@ def without_name(text: str) -> str:
     if builder and _RELATION.search(builder.group(2)):
         return builder.group(2).strip()
     named = re.fullmatch(
-        r"(?:\\angle\s?)?(?:[a-zA-Z]{1,4}|\\[a-z]{2,10})(?:\([a-zA-Z](?:\s?,\s?[a-zA-Z]){0,3}\))?\s?(?:=|\\in\b)\s?([^=<>]+)"
+        r"(?:\\angle\s?)?(?:[a-zA-Z]{1,4}|\\[a-z]{2,10})(?:\([^()=<>]{1,20}\))?\s?(?:=|\\in\b)\s?([^=<>]+)"
         r"|\([a-zA-Z](?:\s?,\s?[a-zA-Z]){1,3}\)\s?(?:=|\\in\b)\s?([^=<>]+)",
         text,
     )
@@ -118,7 +124,7 @@ def _split_brackets(text: str) -> tuple[str, str, str]:
         depth += (token in _OPENING) - (token in _CLOSING)
         if depth == 0:
             opening = "\\{" if text.startswith("\\{") else text[0]
-            if match.end() == len(text) and opening != "{":
+            if match.end() == len(text):
                 return opening, text[len(opening) : match.start()], token
             return "", text, ""
     return "", text, ""
@@ -140,8 +146,9 @@ def _split(text: str) -> list[str]:
 def _all_answers(parts: list[str]) -> Iterator[str]:
     r"""The parts, with the two that each `\pm` stands for."""
     for part in parts:
-        before, sign, after = part.partition("\\pm")
-        if sign and "\\pm" not in after and "\\mp" not in part:
+        signs = _BOTH_SIGNS.split(part)
+        if len(signs) == 2:
+            before, after = signs
             name = re.fullmatch(r"\s?[a-zA-Z]\s?=\s?(.*)", before)
             before = name.group(1) if name else before
             yield f"{before}+{after}".lstrip("+ ").strip()

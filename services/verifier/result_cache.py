@@ -12,7 +12,7 @@ from services.common.problem import Problem, problem_row
 from services.common.verdict import Limits, Outcome
 from services.verifier.judgement import Judgement
 
-GRADER_VERSION: Final = 1
+GRADER_VERSION: Final = 2
 """Part of every key; raised when the same question may get another answer than before."""
 
 _NOT_KEPT: Final = frozenset({Outcome.TIMEOUT, Outcome.MEMORY, Outcome.INFRA_ERROR})

@@ -4,8 +4,11 @@ import asyncio
 import gc
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+from services.common.verdict import Limits
+from services.verifier.math_grader import MathGrader
 from services.verifier.math_policy import MathPolicy
 from services.verifier.math_pool import MathPool
 from services.verifier.sandbox.isolation import IsolationLevel
@@ -66,6 +69,18 @@ async def test_the_workers_of_a_pool_are_locked_down_before_they_read_anything()
         assert (status["Seccomp"], status["NoNewPrivs"], status["Threads"]) == ("2", "1", "1")
         assert int(status["CapEff"], 16) == 0
         assert (await pool.call({"gold": "x+1", "answer": "1+x"}, 10.0))["equivalent"]
+    finally:
+        await pool.close()
+
+
+async def test_what_finding_an_answer_takes_is_gone_for_judging_it() -> None:
+    pool = MathPool(1, 512 << 20)
+    try:
+        await pool.start(IsolationLevel.SECCOMP)
+        limits = Limits(wall_s=10.0, memory_bytes=512 << 20, output_bytes=0)
+        answer, left = await MathGrader(pool).find_answer("so " * 1_000_000 + "\\boxed{7}", limits)
+        assert (answer, left) == ("7", replace(limits, wall_s=left.wall_s))
+        assert left.wall_s < limits.wall_s
     finally:
         await pool.close()
 

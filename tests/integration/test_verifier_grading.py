@@ -20,6 +20,7 @@ from services.common.errors import InvalidRequestError
 from services.common.problem import CallTests, Domain, Problem, StdinTests, parse_tests
 from services.common.tree import Branch, FinishReason, SamplingParameters, SearchParameters, Tree, VersionSpan
 from services.common.verdict import Cases, Limits, Outcome
+from services.verifier import math_equivalence
 from services.verifier.answer_extraction import extract_answer
 from services.verifier.grading import MIN_LIMITS, Grader
 from services.verifier.judgement import Judgement
@@ -33,6 +34,7 @@ SEVEN = Problem("seven", Domain.MATH, "3 + 4?", answer="7")
 DOUBLE = Problem("double", Domain.CODE, "Double x.", tests=CallTests(fn_name="f", cases=({"args": [4], "result": 8},)))
 NO_ANSWER = "no answer, in \\boxed{…}, after 'the answer is' or as the last formula or number, found in the response"
 NO_PROGRAM = "no program, in a block fenced as python, found in the response"
+NEIGHBOURS = int(os.environ.get("TREERL_TEST_NEIGHBOURS", "2"))
 TWICE, THRICE = "def f(x): return 2 * x\n", "def f(x): return 3 * x\n"
 
 
@@ -201,10 +203,27 @@ async def test_recorded_pairs_agree(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["math500", "gsm8k_test"])
-async def test_recorded_golds_equal_themselves(shared_data: Path, name: str) -> None:
+async def test_recorded_golds_equal_themselves_by_value(
+    shared_data: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parse = math_equivalence._parse
+
+    def parsed(text: str) -> Any:
+        expression = parse(text)
+        assert expression is not None, f"{text!r} is compared as text"
+        return expression
+
+    monkeypatch.setattr(math_equivalence, "_parse", parsed)
     golds = [row["answer"] for row in rows(shared_data / f"{name}.jsonl")]
     different = [gold for gold in golds if not equivalent(gold, extract_answer(rf"So \boxed{{{gold}}}.") or "")]
     assert different == []
+
+
+async def test_recorded_golds_equal_no_others(shared_data: Path) -> None:
+    golds = list(dict.fromkeys(row["answer"] for row in rows(shared_data / "math500.jsonl")))
+    pairs = [(gold, other) for at, gold in enumerate(golds) for other in golds[at + 1 : at + 1 + NEIGHBOURS]]
+    equal = {pair for pair in pairs if equivalent(*pair)}
+    assert equal <= {("5", "x=5"), (r"30^\circ", "30"), (r"36^\circ", "36"), (r"2 \sqrt{5}", r"2\sqrt{5}")}
 
 
 async def test_recorded_programs_pass_and_empty_ones_fail(grader: Grader, shared_data: Path) -> None:

@@ -15,13 +15,14 @@ import pytest
 import pytest_asyncio
 
 from services.common.errors import ConfigurationError
-from services.common.problem import AssertTests, CallTests, CodeTests, StdinTests, parse_tests
+from services.common.problem import CallTests, CodeTests, StdinTests, parse_tests
 from services.common.verdict import Cases, Limits, Outcome
 from services.verifier.code_grader import CodeGrader
 from services.verifier.judgement import Judgement
 from services.verifier.sandbox import self_test
 from services.verifier.sandbox.isolation import IsolationLevel
 from services.verifier.sandbox.pool import SandboxPool
+from tests.integration.cheats import CHEATS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -108,6 +109,7 @@ async def test_honest_programs_pass(grader: CodeGrader, program: str) -> None:
         ("import threading\nwhile True: threading.Thread(target=int).start()", Outcome.TIMEOUT),
         ("x = bytearray(600 << 20)", Outcome.MEMORY),
         ("x = []\nwhile True: x.append(bytearray(1 << 20))", Outcome.MEMORY),
+        ("import mmap\nx = []\nwhile True: x.append(mmap.mmap(-1, 1 << 24))", Outcome.MEMORY),
         ("while True: print('x' * 10000)", Outcome.OUTPUT_LIMIT),
         ("1 / 0", Outcome.RUNTIME_ERROR),
         ("def f(:", Outcome.RUNTIME_ERROR),
@@ -183,26 +185,6 @@ async def test_attacks_get_nothing(grader: CodeGrader, tmp_path: Path, attack: s
     assert target.read_text() == "victim"
 
 
-CHEATS = {
-    "exit": "import os\ndef add(a, b): os._exit(0)",
-    "exit early": "import os\nos._exit(0)",
-    "subclass": "class I(int):\n  __eq__ = lambda s, o: True\n  __repr__ = lambda s: '5'\n  __hash__ = int.__hash__\n"
-    "def add(a, b): return I(999)",
-    "patched json": "import json\njson.dumps = lambda v, **k: '5'\ndef add(a, b): return 6",
-    "forged report": "import os\ndef add(a, b):\n  os.write(3, b'{\"passed\": true}'); os._exit(0)",
-    "forged result": "import os\ndef add(a, b):\n  os.write(3, b'{\"result\": \"6\"}'); os._exit(0)",
-    "deep report": "import os\ndef add(a, b):\n  os.write(3, b'[' * 60000); os._exit(0)",
-    "long report": "import os\ndef add(a, b):\n  while True: os.write(3, b'[' * 60000)",
-    "infinite list": "class L(list):\n  def __iter__(self):\n    while True: yield 0\ndef add(a, b): return L([1])",
-    "bool": "def add(a, b): return True",
-    "text": "def add(a, b): return str(a + b)",
-    "nothing": "pass",
-    "frames": "import sys\ndef add(a, b):\n  f = sys._getframe()\n"
-    "  while f:\n    if 'expected' in f.f_locals: return f.f_locals['expected']\n    f = f.f_back",
-    "unittest": "import unittest\nunittest.TestCase.assertEqual = lambda *a: None\ndef add(a, b): return -1",
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("program", CHEATS.values(), ids=CHEATS.keys())
 async def test_cheats_do_not_pass_calls(grader: CodeGrader, program: str) -> None:
     outcome, reason, _ = await grader.judge(program, ADD_TESTS, SHORT)
@@ -260,52 +242,6 @@ async def test_all_cases_are_run_where_that_is_asked_for(grader: CodeGrader) -> 
 async def test_cases_after_the_first_failure_are_not_run(grader: CodeGrader) -> None:
     _, _, cases = await grader.judge("def add(a, b): return 42", ADD_TESTS, replace(LIMITS, cases=Cases.UNTIL_FAILURE))
     assert [case.outcome for case in cases] == [Outcome.WRONG]
-
-
-ASSERTIONS = AssertTests(code="assert add(2, 3) == 5\nassert add(40, 2) == 42\nassert add(-7, 7) == 0\n")
-
-
-@pytest.mark.parametrize(
-    "program",
-    [
-        *CHEATS.values(),
-        "import builtins\nbuiltins.AssertionError = Exception\ndef add(a, b): return 0",
-        "class Any:\n  __eq__ = lambda s, o: True\n  __bool__ = lambda s: True\ndef add(a, b): return Any()",
-        "def add(a, b): raise SystemExit(0)",
-        "import os\nos.write(5, b'\\0\\0\\0\\x02{}')\ndef add(a, b): return 0",
-        "import os, threading\nthreading.Thread(target=lambda: os._exit(0)).start()\ndef add(a, b): return 0",
-        "import sys\nsys.settrace(lambda *a: None)\nsys.excepthook = lambda *a: None\ndef add(a, b): return 0",
-    ],
-)
-async def test_cheats_do_not_pass_assertions(grader: CodeGrader, program: str) -> None:
-    outcome, reason, _ = await grader.judge(program, ASSERTIONS, SHORT)
-    assert outcome not in (Outcome.CORRECT, Outcome.INFRA_ERROR), reason
-
-
-@pytest.mark.parametrize(
-    ("program", "code"),
-    [
-        ("def add(a, b): return a + b", ASSERTIONS.code),
-        ("def swap(x): x[0], x[1] = x[1], x[0]", "x = [1, 2]\nswap(x)\nassert x == [2, 1]"),
-        ("def f(): raise KeyError('k')", "try:\n  f()\nexcept KeyError as e:\n  pass\nelse:\n  assert False"),
-        ("def f(n):\n  for i in range(n): yield i", "assert list(f(3)) == [0, 1, 2]"),
-        ("class Stack:\n  def __init__(self): self.items = []\n  def push(self, x): self.items.append(x)\n"
-         "  def __len__(self): return len(self.items)",
-         "s = Stack()\ns.push(4)\nassert len(s) == 1 and s.items == [4]"),
-        ("import math\nLIMIT = (1, 2)\ndef f(x): return {x: {1}}", "assert math.sqrt(4) == 2 and LIMIT == (1, 2)\n"
-         "assert f((1,)) == {(1,): {1}}"),
-        ("def abs(x): return 0\ndef f(x): return x", "assert abs(f(-3)) == 3"),
-        ("def f(*, key): return 10 ** key", "assert f(key=5000) == 10 ** 5000"),
-    ],
-)  # fmt: skip
-async def test_assertions_see_the_program(grader: CodeGrader, program: str, code: str) -> None:
-    outcome, reason, _ = await grader.judge(program, AssertTests(code=code), LIMITS)
-    assert outcome is Outcome.CORRECT, reason
-
-
-async def test_a_failed_assertion_says_where(grader: CodeGrader) -> None:
-    outcome, reason, _ = await grader.judge("def add(a, b): return 5", ASSERTIONS, LIMITS)
-    assert (outcome, "line 2 of the tests" in reason) == (Outcome.WRONG, True)
 
 
 async def test_programs_that_loop_or_sleep_hold_up_nobody(grader: CodeGrader) -> None:

@@ -19,6 +19,11 @@ def test_a_pair_is_a_math_problem_with_a_boxed_answer() -> None:
     assert parse({"gold": "1/2", "pred": "so \\boxed{0.5}"}).response == "so \\boxed{0.5}"
 
 
+def test_a_pair_may_have_numbers_and_say_its_domain() -> None:
+    row = parse({"domain": "math", "id": 3, "gold": 7, "pred": 7.5})
+    assert (row.problem.domain, row.problem.answer, row.response) == (Domain.MATH, "7", "\\boxed{7.5}")
+
+
 @pytest.mark.parametrize(
     "pred",
     [
@@ -58,7 +63,7 @@ def test_a_problem_keeps_its_tests_and_its_response_as_it_is() -> None:
         (b"[" * 100_000, "not JSON"),
         (b"[1]", "expected a JSON object, got list"),
         (b'{"gold": "1"}', "pred: Field required"),
-        (b'{"gold": 1, "pred": "1"}', "gold: Input should be a valid string"),
+        (b'{"gold": null, "pred": "1"}', "gold: Input should be a valid string"),
         (b'{"response": "x"}', "domain: Field required"),
         (b'{"domain": "math", "response": "x"}', "a math problem needs 'answer'"),
         (b'{"domain": "art", "answer": "1", "response": "x"}', "domain: Input should be 'math', 'code' or 'custom'"),

@@ -24,6 +24,11 @@ from services.verifier.answer_extraction import extract_answer, unwrap
         ("**Answer:** 17", "17"),
         ("**Answer: 17**", "17"),
         (r"Final answer: \(\pi\)", r"\pi"),
+        ("The correct option is C", "C"),
+        ("The answer is 5, because 2 + 3 = 5.", "5"),
+        ("The answer is $5$ or $6$.", "5 or 6"),
+        ("The answer is $5$, and we checked that $2 + 3 = 5$.", "5"),
+        ("we meet at 12:30", "12:30"),
         (r"we get $y=1$ and then $z=2$, fine", "z=2"),
         ("it costs 1,250 dollars", "1,250"),
         ("half of it, 1/2", "1/2"),
@@ -57,10 +62,11 @@ def test_unwrap_takes_a_gold_answer_out_of_its_box() -> None:
         "$" * 300_000,
         "answer" * 100_000,
         "answer is " * 100_000,
+        "answer is " + "$1$ or " * 100_000,
         "1," * 300_000,
         "\\" * 500_000,
     ],
-    ids=["spaces", "prose", "boxes", "braces", "dollars", "answer", "answers", "numbers", "backslashes"],
+    ids=["spaces", "prose", "boxes", "braces", "dollars", "answer", "answers", "formulas", "numbers", "backslashes"],
 )
 def test_hostile_responses_take_linear_time(response: str) -> None:
     started = time.process_time()

@@ -122,12 +122,17 @@ def test_a_checker_says_true_or_false_or_has_failed(report: bytes, outcome: Outc
     assert find_check(replace(WELL, report=report, stop=Stop.TIME), "got", LIMITS)[0] is Outcome.INFRA_ERROR
 
 
+CODE = "x = 1\nassert f(x) == 2"
+
+
 def test_only_the_word_of_the_assertions_counts() -> None:
     passed = b'{"passed": true}'
-    assert read_assertions(WELL, replace(WELL, report=passed), LIMITS)[0] is Outcome.CORRECT
-    assert read_assertions(replace(WELL, report=passed), WELL, LIMITS)[0] is Outcome.RUNTIME_ERROR
-    assert read_assertions(WELL, replace(WELL, status=1, report=passed), LIMITS)[0] is Outcome.RUNTIME_ERROR
+    assert read_assertions(CODE, WELL, replace(WELL, report=passed), LIMITS)[0] is Outcome.CORRECT
+    assert read_assertions(CODE, replace(WELL, report=passed), WELL, LIMITS)[0] is Outcome.RUNTIME_ERROR
+    assert read_assertions(CODE, WELL, replace(WELL, status=1, report=passed), LIMITS)[0] is Outcome.RUNTIME_ERROR
     failed = replace(WELL, status=1, report=b'{"error": {"type": "AssertionError", "line": 2, "detail": "x"}}')
-    assert read_assertions(WELL, failed, LIMITS) == (Outcome.WRONG, "assertion failed in line 2 of the tests: x")
+    assert read_assertions(CODE, WELL, failed, LIMITS) == (Outcome.WRONG, "assertion failed in line 2 of the tests: x")
+    bare = replace(WELL, status=1, report=b'{"error": {"type": "AssertionError", "line": 2, "detail": ""}}')
+    assert read_assertions(CODE, WELL, bare, LIMITS)[1] == "assertion failed in line 2 of the tests: assert f(x) == 2"
     broken = replace(WELL, status=1, report=b'{"error": {"type": "NameError", "line": 1, "detail": "n"}}')
-    assert read_assertions(broken, failed, LIMITS) == (Outcome.RUNTIME_ERROR, "NameError in line 1: 'n'")
+    assert read_assertions(CODE, broken, failed, LIMITS) == (Outcome.RUNTIME_ERROR, "NameError in line 1: 'n'")

@@ -16,6 +16,7 @@ from services.verifier.languages import LANGUAGES
 from services.verifier.math_numbers import read_chosen, read_number, read_special
 from services.verifier.math_structure import as_tuple, read_structure, read_union, without_name
 from services.verifier.math_text import normalise, plain_text
+from services.verifier.math_units import without_unit_letter
 from services.verifier.settings import VerifierSettings
 from tests.latex_texts import repeated, texts
 
@@ -42,5 +43,6 @@ def test_any_response_has_an_answer_within_the_bound_or_none(response: str) -> N
 def test_any_answer_has_a_normal_form(answer: str) -> None:
     plain_text(answer)
     formula = normalise(answer).formula
-    for read in (read_number, read_special, read_chosen, read_structure, read_union, without_name, as_tuple):
+    readers = (read_number, read_special, read_chosen, read_structure, read_union, without_name, as_tuple)
+    for read in (*readers, without_unit_letter):
         read(formula)

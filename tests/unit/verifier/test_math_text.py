@@ -12,7 +12,32 @@ from services.verifier.math_text import normalise, plain_text
 
 @pytest.mark.parametrize(
     "piece",
-    [" ", "\\text{", "(", "\\{", "a,", "1,", "\\ ", "\\,", "for x ", "x \\in ", "\\pm", "9", "_", "=", "x=", "{}"],
+    [
+        " ",
+        "\\text{",
+        "(",
+        "\\{",
+        "a,",
+        "1,",
+        "\\ ",
+        "\\,",
+        "for x ",
+        "x \\in ",
+        "\\pm",
+        "9",
+        "_",
+        "=",
+        "x=",
+        "{}",
+        "1 base ",
+        "12 ",
+        "cis ",
+        "]1,",
+        "**",
+        "x<1 and ",
+        "\\text{m}/",
+        "m/s",
+    ],
 )
 def test_the_longest_answers_take_linear_time(piece: str) -> None:
     answer = (piece * 4096)[:4096]

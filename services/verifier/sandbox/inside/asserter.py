@@ -5,9 +5,10 @@ results cross as data, and every comparison happens here. So the program cannot 
 they use, and cannot end this process with success; it can only answer calls.
 
 What that promises: a pass means that each value the assertions looked at came as data that satisfies them. What it does
-not: comparisons of two of the program's own objects, and what helper functions of the program say, are the program's
-word. What it costs: tested names that are Python's own (`sum`, `math`) mean Python's here; `isinstance` with the
-program's classes, identity, operators between its objects, and passing functions to it do not work.
+not: comparisons of two of the program's own objects, whether such an object is true or contains something, and what
+helper functions of the program say, are the program's word. What it costs: tested names that are Python's own (`sum`,
+`math`) mean Python's here; `isinstance` with the program's classes, identity, operators between its objects, and
+passing functions to it do not work.
 """
 
 import builtins
@@ -16,11 +17,17 @@ import sys
 from typing import Any
 
 from services.verifier.sandbox.inside import wire
-from services.verifier.sandbox.inside.source import execute
+from services.verifier.sandbox.inside.source import PROGRAM_NAME, execute
+
+_raised_by_program: list[Exception] = []
 
 
 class RemoteError(Exception):
     """The program raised an exception that is not one of Python's own."""
+
+
+class UnusableTestsError(Exception):
+    """The assertions are no Python, or import what is not here: that says nothing about the program."""
 
 
 class RemoteObject:
@@ -80,8 +87,13 @@ def run_assertions(code: str) -> None:
 
     Raises:
         PeerError: the program ended.
+        UnusableTestsError: the assertions cannot be run on any program.
         Exception: whatever an assertion or the program's function raised.
     """
+    try:
+        compile(code, PROGRAM_NAME, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError) as error:
+        raise UnusableTestsError(f"{type(error).__name__}: {error}") from error
     values = wire.receive_frame()
     if not isinstance(values, dict):
         raise wire.PeerError("the program sent a value that cannot be read")
@@ -93,7 +105,12 @@ def run_assertions(code: str) -> None:
             namespace[name] = importlib.import_module(name)
         else:
             namespace[name] = wire.decode(value, RemoteObject)
-    execute(code, namespace)
+    try:
+        execute(code, namespace)
+    except ImportError as error:
+        if error in _raised_by_program:
+            raise
+        raise UnusableTestsError(f"{type(error).__name__}: {error}") from error
 
 
 def _ask(operation: str, *operands: Any) -> dict[str, Any]:
@@ -102,7 +119,7 @@ def _ask(operation: str, *operands: Any) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise wire.PeerError("the program sent a value that cannot be read")
     if "raised" in answer:
-        _raise(str(answer["raised"]), str(answer.get("detail", "")))
+        _raise(operation, str(answer["raised"]), str(answer.get("detail", "")))
     return answer
 
 
@@ -110,13 +127,16 @@ def _value(answer: dict[str, Any]) -> Any:
     return wire.decode(answer.get("value"), RemoteObject)
 
 
-def _raise(name: str, detail: str) -> None:
+def _raise(operation: str, name: str, detail: str) -> None:
     known = getattr(builtins, name, None)
-    if isinstance(known, type) and issubclass(known, Exception):
+    # A StopIteration out of a function would end a `map` of the assertions, and with it what they still had to look at.
+    ends_a_loop = name == "StopIteration" and operation != "next"
+    if isinstance(known, type) and issubclass(known, Exception) and not ends_a_loop:
         try:
             error = known(detail)
         except TypeError:  # some take more than a message (UnicodeDecodeError)
             error = RemoteError(f"{name}: {detail}")
+        _raised_by_program.append(error)
         raise error
     raise RemoteError(f"{name}: {detail}")
 
