@@ -236,7 +236,9 @@ SLOW = Problem("slow", Domain.CODE, "Wait.", tests=CallTests(fn_name="f", cases=
 WAITS = "import time\ndef f():\n    time.sleep(2)\n    return 1"
 
 
-async def test_the_process_serves_until_it_is_told_to_stop_and_answers_what_is_under_way(redis_server: str, unused_tcp_port: int) -> None:
+async def test_a_process_that_is_told_to_stop_answers_what_is_under_way(
+    redis_server: str, unused_tcp_port: int
+) -> None:
     root = Path(__file__).parents[2]
     process = await asyncio.create_subprocess_exec(
         sys.executable,
