@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from structlog.testing import capture_logs
-from transformers import AutoModelForCausalLM, MambaConfig
+from transformers import AutoModelForCausalLM, Gemma2Config, MambaConfig
 
 from services.common.errors import CheckpointError, ConfigurationError
 from services.trainer.advantages import WeightedTree, weigh_tree
@@ -314,6 +314,16 @@ def test_a_model_that_cannot_pack_trains_on_single_responses_and_says_so(
     assert policy.packing == "flat"
     assert [line["event"] for line in logs] == ["this model trains on single responses, not on packed trees"]
     assert all(result.grad_norm > 0 for result in results)
+
+
+def test_a_model_that_changes_its_logits_is_refused(tmp_path: Path) -> None:
+    # with wider weights than a fresh model has, so that its logits are as large as a trained one has them
+    config = Gemma2Config(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=32, num_hidden_layers=1, head_dim=8)
+    config.initializer_range = 1.0
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+
+    with pytest.raises(ConfigurationError, match="Gemma2ForCausalLM changes what its output layer computes"):
+        load_model(tmp_path, torch.float32)
 
 
 def test_a_missing_or_broken_model_is_one_clear_line(tmp_path: Path) -> None:
