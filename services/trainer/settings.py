@@ -17,7 +17,7 @@ from services.common.tree import (
     SpecialTokens,
 )
 from services.trainer.advantages import CHAIN_ADVANTAGES, AdvantageName, Normalization
-from services.trainer.data_settings import DataSource, HeldoutOverlap, PassRate, SourceName, TrainingSource
+from services.trainer.data_settings import Curriculum, DataSource, HeldoutOverlap, PassRate, SourceName, TrainingSource
 from services.trainer.packing import LossMean
 from services.trainer.rows import Packing
 
@@ -150,6 +150,11 @@ class TrainerSettings(ServiceSettings):
     )
     pass_rate_range: tuple[PassRate, PassRate] = Field(
         default=(0.0, 1.0), description="problems whose known pass rate is outside of this are not trained on"
+    )
+
+    curriculum: Curriculum = Field(
+        default="off",
+        description="order of an epoch: at random, or by falling pass rate, those of unknown rate last",
     )
 
     samplers: tuple[str, ...] = Field(
