@@ -138,6 +138,12 @@ class TrainerSettings(ServiceSettings):
     heldout_problems: int = Field(
         default=500, ge=1, description="evaluate on at most this many of each source, from its start"
     )
+    heldout_samples: int = Field(
+        default=0,
+        ge=0,
+        description="k: responses drawn for each held-out problem as in training, for avg@k and pass@k, beside the "
+        "greedy one",
+    )
     heldout_overlap: HeldoutOverlap = Field(
         default="drop",
         description="what becomes of problems to train on whose prompt is held out, up to case and white space",
