@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would tell of each start; it reads this when loaded
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the trainer has it: idle threads sleep instead of spin
 
 import torch
 from rich.console import Console

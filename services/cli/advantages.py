@@ -60,7 +60,7 @@ def advantages_of(record: TreeRecord, advantage: AdvantageName) -> dict[str, Any
 
 
 def _text(row: dict[str, Any]) -> str:
-    lines = [row["case"]]
+    lines = [str(row["case"])]
     for path in row["paths"]:
         values = (f"{name}: {value:+.4f}" for name, value in zip(path["segments"], path["values"], strict=True))
         lines.append(f"  leaf {path['leaf']}  " + "  ".join(values))

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from services.cli.memory_estimate import GIB, ModelSize, longest_pass, pass_bytes, state_bytes
+from services.cli.memory_estimate import GIB, ModelSize, cache_bytes, longest_pass, pass_bytes, state_bytes
 from services.common.errors import ConfigurationError
 from services.common.settings import load_settings
 from services.sampler.settings import SamplerSettings
@@ -37,11 +37,7 @@ def dry_run(config: Path, console: Console) -> None:
     console.print(_step_table(trainer))
     console.print(_memory_table(trainer, size))
     if size is not None:
-        weights = size.parameters * (4 if sampler.precision == "float32" else 2) / sampler.tensor_parallel / GIB
-        gpus = sampler.tensor_parallel * sampler.data_parallel
-        console.print(
-            f"Each sampler: {gpus} GPUs with {weights:.1f} GiB of weights; the rest of their share is KV cache."
-        )
+        console.print(_of_sampler(sampler, size), soft_wrap=True)
 
 
 def model_size(folder: Path) -> ModelSize | None:
@@ -62,7 +58,16 @@ def model_size(folder: Path) -> ModelSize | None:
     except (OSError, ValueError) as error:
         first_line = str(error).partition("\n")[0]
         raise ConfigurationError(f"{folder}/config.json describes no model: {first_line}") from error
-    return ModelSize(model.num_parameters(), config.num_hidden_layers, config.hidden_size, config.vocab_size)
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    head_units = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return ModelSize(
+        parameters=model.num_parameters(),
+        layers=text.num_hidden_layers,
+        hidden_units=text.hidden_size,
+        key_value_units=heads * head_units,
+        vocabulary=text.vocab_size,
+    )
 
 
 def _require_agreement(sampler: SamplerSettings, trainer: TrainerSettings) -> None:
@@ -128,6 +133,17 @@ def _memory_table(trainer: TrainerSettings, size: ModelSize | None) -> Table:
             in_all = states.device * parameters + pass_bytes(trainer, size, tokens)
             table.add_row(f"in all, in a {name} pass of {tokens:,} tokens", _gib(in_all))
     return table
+
+
+def _of_sampler(sampler: SamplerSettings, size: ModelSize) -> str:
+    number_bytes = 4 if sampler.precision == "float32" else 2
+    weights = size.parameters * number_bytes / sampler.tensor_parallel
+    cache = cache_bytes(size, sampler.max_model_tokens, number_bytes) / sampler.tensor_parallel
+    return (
+        f"Each sampler: {sampler.tensor_parallel * sampler.data_parallel} GPUs with {_gib(weights)} of weights; the "
+        f"rest of their share is KV cache, which takes {_gib(cache)} for {sampler.max_model_tokens:,} tokens, the "
+        "longest prompt with its response."
+    )
 
 
 def _gib(size: float) -> str:

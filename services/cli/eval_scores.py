@@ -3,7 +3,6 @@
 A response that the grader failed on is left out, and counted; one that the sampler refused to give solves nothing.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 from services.cli.bootstrap import mean_interval
 from services.cli.eval_responses import GREEDY, REFUSED, Response
 from services.cli.shares import Interval, Share
+from services.common.pass_at_k import pass_at_k, told_ks
 from services.common.tree import FinishReason
 
 
@@ -75,19 +75,6 @@ class Scores:
         }
 
 
-def pass_at_k(drawn: int, correct: int, k: int) -> float:
-    """Unbiased estimate of the chance that one of k responses is right: 1 - C(n - c, k) / C(n, k).
-
-    Chen et al. 2021 (arXiv 2107.03374), section 2.1, equation 1.
-
-    Args:
-        drawn: n, responses drawn; at least k.
-        correct: c, those that are right.
-        k: responses that one would have.
-    """
-    return 1.0 - math.comb(drawn - correct, k) / math.comb(drawn, k)
-
-
 def score(responses: Sequence[Response]) -> Scores:
     """The figures of a group's responses."""
     counts: dict[tuple[str, str], Share] = defaultdict(lambda: Share(0, 0))
@@ -126,7 +113,7 @@ def _pass_at(counts: Sequence[Share]) -> dict[int, Score]:
     """For k = 1, 2, 4, … and the most responses of a problem; a problem with fewer graded ones than k is left out."""
     most = max((share.total for share in counts), default=0)
     figures = {}
-    for k in sorted({2**power for power in range(most.bit_length())} | ({most} if most else set())):
+    for k in told_ks(most):
         figure = _over_problems([pass_at_k(share.total, share.correct, k) for share in counts if share.total >= k])
         assert figure is not None  # the problem with the most responses is there
         figures[k] = figure

@@ -1,19 +1,22 @@
 """How much memory a policy's training takes on each process, before anything is loaded.
 
 Model states are those of mixed-precision AdamW under ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054, section 3.1 and
-figure 1): weights and gradients in the training's precision, and the optimizer's states, all in bytes a parameter:
+figure 1), but that gradients are summed in fp32; all in bytes a parameter:
 
              weights   gradients   optimizer
-    bf16           2           2          12   (fp32 copy of the weights, two moments)
+    bf16           2           4          12   (fp32 copy of the weights, two moments)
     fp32           4           4           8   (two moments)
 
-ZeRO-1 divides the optimizer's over the processes, ZeRO-2 also the gradients, ZeRO-3 also the weights. What is offloaded
-is in the CPU's memory. LoRA has no gradients and optimizer states but those of its adapters, which are not counted.
+ZeRO-1 divides the optimizer's over the processes, ZeRO-2 also the gradients, ZeRO-3 also the weights; in bf16 ZeRO-0 is
+ZeRO-1. What is offloaded is in the CPU's memory. LoRA has no gradients and optimizer states but those of its adapters,
+which are not counted.
 
 Activations are those of a transformer's layers with an attention that keeps no scores: 34 bytes a token, layer and
 hidden unit in bf16; with gradient checkpointing 2 bytes, and 34 for one layer at a time; twice that in fp32
-(Korthikanti et al. 2022, arXiv 2205.05198, equation 1 without its last term, and section 5). Logits are kept in fp32,
-about three copies: themselves, their softmax and their gradient.
+(Korthikanti et al. 2022, arXiv 2205.05198, equation 1 without its last term, and section 5). A logit takes 16 bytes
+when the most is held, in the backward pass: itself, its scaled copy in fp32, and parts of its gradient (measured).
+
+A sampler keeps a key and a value for each token, layer and unit of the key-value heads.
 
 Not counted: DeepSpeed's buffers, and what the allocator wastes.
 """
@@ -25,19 +28,20 @@ from services.trainer.settings import TrainerSettings
 
 GIB: Final = 2**30
 
-_STATE_BYTES: Final = {"bf16": (2, 2, 12), "fp32": (4, 4, 8)}
+_STATE_BYTES: Final = {"bf16": (2, 4, 12), "fp32": (4, 4, 8)}
 _LAYER_BYTES: Final = {"bf16": 34, "fp32": 68}
 _INPUT_BYTES: Final = {"bf16": 2, "fp32": 4}
-_LOGIT_BYTES: Final = 3 * 4
+_LOGIT_BYTES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """What a model's memory depends on."""
+    """What a model's memory depends on; `key_value_units` are those of all key-value heads of a layer."""
 
     parameters: int
     layers: int
     hidden_units: int
+    key_value_units: int
     vocabulary: int
 
 
@@ -76,11 +80,21 @@ def pass_bytes(settings: TrainerSettings, size: ModelSize, tokens: int) -> int:
 
 
 def longest_pass(settings: TrainerSettings) -> int:
-    """Response tokens of a chain with all that is forked from it, each at full length; the prompt comes on top."""
+    """Tokens of a chain with all that is forked from it, each at full length, after the longest prompt.
+
+    Where `max_prompt_tokens` is 0 the prompt comes on top.
+    """
     search = settings.search.parameters()
     branches = search.max_leaves // search.chains if settings.packing == "tree" else 1
-    return max(settings.microbatch_tokens, branches * settings.sampling.max_tokens)
+    longest = settings.max_prompt_tokens + branches * settings.sampling.max_tokens
+    return max(settings.microbatch_tokens, longest)
+
+
+def cache_bytes(size: ModelSize, tokens: int, number_bytes: int) -> int:
+    """Bytes of a sampler's KV cache for so many tokens, with numbers of so many bytes."""
+    return tokens * 2 * size.layers * size.key_value_units * number_bytes
 
 
 def _shards(settings: TrainerSettings, from_stage: int) -> int:
-    return settings.processes if settings.zero_stage >= from_stage else 1
+    stage = max(settings.zero_stage, 1) if settings.precision == "bf16" else settings.zero_stage
+    return settings.processes if stage >= from_stage else 1

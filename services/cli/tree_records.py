@@ -4,12 +4,15 @@
     {"step", "tree", "segments"}      a row of trees.jsonl.zst
 
 In the first form the segment without a parent (-1) is the root, which stands for the prompt; a parent comes before its
-children; the leaves are the segments without children, and a leaf whose reward is null counts as not sampled.
+children; the leaves are the segments without children, and a leaf whose reward is null counts as not sampled, also
+where it is selected.
 """
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,9 @@ from treerl.common.v1 import tree_pb2
 
 _NO_PARENT = -1
 
+_LARGEST_REWARD = 1e12
+"""Far from where sums of rewards are no numbers any more."""
+
 
 class _Segment(BaseModel):
     """A segment of the first form."""
@@ -35,15 +41,15 @@ class _Segment(BaseModel):
     id: int
     parent: int
     num_tokens: int = Field(ge=0)
-    reward: float | None = Field(default=None, allow_inf_nan=False)
+    reward: float | None = Field(default=None, ge=-_LARGEST_REWARD, le=_LARGEST_REWARD)
 
 
 class _Row(BaseModel):
     """A tree of the first form; other keys, such as the search's shape, are the author's business."""
 
-    case: str
+    case: str | int
     segments: list[_Segment] = Field(min_length=2)
-    selected_leaves: list[int] | None = Field(default=None, min_length=1)
+    selected_leaves: list[int] | None = None
     reweight: Reweight = "sqrt"
 
 
@@ -57,11 +63,11 @@ class TreeRecord:
         pieces: its segments.
         names: what the file calls each of them.
         rewards: of every graded leaf.
-        selected: leaves that the row selects; None where it leaves that open.
+        selected: graded leaves that the row selects; None where it leaves that open.
         reweight: what the authors' code divided sums by.
     """
 
-    case: str
+    case: str | int
     seed: str
     pieces: Sequence[Segment]
     names: Sequence[int]
@@ -99,7 +105,7 @@ def parse_tree(line: bytes) -> TreeRecord:
         InvalidRequestError: it is no such row; says what is wrong.
     """
     try:
-        row: Any = json.loads(line)
+        row: Any = json.loads(line.strip())  # or a missing end would be told to be in a second line
         if not isinstance(row, dict):
             raise InvalidRequestError(f"expected a JSON object, got {type(row).__name__}")
         return _trained_tree(row["tree"]) if "tree" in row else _recorded_tree(_Row.model_validate(row))
@@ -139,10 +145,19 @@ def _recorded_tree(row: _Row) -> TreeRecord:
         below = tuple(leaf_ids[segment.id])
         pieces.append(Segment(place, places.get(segment.parent), below[0], start, ends[segment.id], below))
     rewards = {leaf.id: leaf.reward for leaf in leaves if leaf.reward is not None}
-    for leaf_id in row.selected_leaves or ():
-        if leaf_id not in rewards:
-            raise InvalidRequestError(f"selected leaf {leaf_id} is no leaf with a reward")
-    return TreeRecord(row.case, row.case, pieces, list(places), rewards, row.selected_leaves, row.reweight)
+    selected = _graded_selection(row.selected_leaves, {leaf.id for leaf in leaves}, rewards)
+    return TreeRecord(row.case, str(row.case), pieces, list(places), rewards, selected, row.reweight)
+
+
+def _graded_selection(
+    selected: Sequence[int] | None, leaf_ids: AbstractSet[int], rewards: Mapping[int, float]
+) -> list[int] | None:
+    for leaf_id, times in Counter(selected or ()).items():
+        if leaf_id not in leaf_ids:
+            raise InvalidRequestError(f"selected leaf {leaf_id} is no leaf")
+        if times > 1:
+            raise InvalidRequestError(f"leaf {leaf_id} is selected {times} times: expected once")
+    return None if selected is None else [leaf_id for leaf_id in selected if leaf_id in rewards]
 
 
 def _check_shape(rows: Sequence[_Segment]) -> None:

@@ -26,20 +26,21 @@ class Row:
 
     place: str
     number: int
-    content: str | Mapping[str, Any]
+    content: bytes | Mapping[str, Any]
 
     def values(self) -> Mapping[str, Any]:
         """The values by column.
 
         Raises:
-            InvalidRequestError: the line is no JSON object.
+            InvalidRequestError: the line is no JSON object, or no text.
         """
-        if not isinstance(self.content, str):
+        if not isinstance(self.content, bytes):
             return self.content
         try:
             row = json.loads(self.content)
+            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but no text that can be sent
         except (ValueError, RecursionError) as error:
-            raise InvalidRequestError(f"not JSON: {error}") from error
+            raise InvalidRequestError(f"not JSON text: {error}") from error
         if not isinstance(row, dict):
             raise InvalidRequestError(f"expected a JSON object, got {type(row).__name__}")
         return row
@@ -64,11 +65,11 @@ def read_rows(path: Path, split: str = "") -> Iterator[Row]:
 
 def _json_rows(path: Path) -> Iterator[Row]:
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open("rb") as file:  # a line that is no text is one bad row
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield Row(f"{path}:{number}", number, line)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ConfigurationError(f"cannot read data file {path}: {error}") from error
 
 

@@ -10,6 +10,9 @@ from services.common.problem_columns import Columns
 HeldoutOverlap: TypeAlias = Literal["drop", "keep"]
 """Whether a problem is trained on that is also evaluated on."""
 
+Curriculum: TypeAlias = Literal["off", "easy_first"]
+"""In which order an epoch goes through the problems of a source."""
+
 SourceName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 
 PassRate: TypeAlias = Annotated[float, Field(ge=0, le=1)]

@@ -1,12 +1,13 @@
 """The problems of a run, and which of them a step asks: decided by seed and step, so that resuming needs no state.
 
 Sources are mixed by weight as seats are given to parties (Webster's method): after n draws a source of share w has had
-n·w of them, to within a draw or so, and no draw is ever taken back. Each source has a new seeded order every epoch.
+n·w of them, to within a draw or so, and no draw is ever taken back. Each source has a new seeded order every epoch; its
+stages, if it has any, follow each other as they are, and each is shuffled by itself.
 """
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 
@@ -19,13 +20,15 @@ class Source:
 
     Attributes:
         name: tells it from the run's other sources; empty for the only one.
-        problems: in the order of their file.
+        problems: in the order of their file, or stage after stage.
         weight: its share of the draws is this over the sum of all weights.
+        stages: how many problems each stage of an epoch has; none if all are one stage.
     """
 
     name: str
     problems: tuple[Problem, ...]
     weight: float = 1.0
+    stages: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,10 @@ class Dataset:
         """All problems, source by source."""
         return tuple(problem for source in self.sources for problem in source.problems)
 
+    def shuffled(self, seed: int) -> "Dataset":
+        """The same problems in an order of another seed, and without stages."""
+        return Dataset(tuple(replace(source, stages=()) for source in self.sources), seed)
+
     def problems_for_step(self, step: int, count: int) -> list[Problem]:
         """The problems of one step.
 
@@ -60,7 +67,7 @@ class Dataset:
 
     def _visited(self, source: Source, position: int) -> Problem:
         epoch, place = divmod(position, len(source.problems))
-        return source.problems[_order(source.name, self.seed, epoch, len(source.problems))[place]]
+        return source.problems[_order(source.name, self.seed, epoch, source.stages or (len(source.problems),))[place]]
 
 
 def draws(weights: Sequence[Fraction], total: int) -> list[int]:
@@ -84,8 +91,12 @@ def _turn(draw: int, weight: Fraction) -> Fraction:
 
 
 @lru_cache(maxsize=16)  # a step spans two epochs of a source at most, unless its data are few
-def _order(name: str, seed: int, epoch: int, size: int) -> list[int]:
+def _order(name: str, seed: int, epoch: int, stages: tuple[int, ...]) -> list[int]:
     of_source = f" of {name}" if name else ""
-    order = list(range(size))
-    random.Random(f"order of epoch {epoch}{of_source} under seed {seed}").shuffle(order)
+    rng = random.Random(f"order of epoch {epoch}{of_source} under seed {seed}")
+    order: list[int] = []
+    for size in stages:
+        stage = list(range(len(order), len(order) + size))
+        rng.shuffle(stage)
+        order += stage
     return order

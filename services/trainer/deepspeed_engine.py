@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, redirect_stdout
 from typing import Any
 
 import torch
@@ -18,9 +18,10 @@ def make_engine(module: nn.Module, settings: TrainerSettings) -> Any:
     """Put a module into an engine; the process group is there already."""
     deepspeed = _import_deepspeed()
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    engine, *_ = deepspeed.initialize(
-        model=module, model_parameters=trained, config=_configuration(settings), dist_init_required=False
-    )
+    with redirect_stdout(None):  # some of its optimizers print the memory that they take
+        engine, *_ = deepspeed.initialize(
+            model=module, model_parameters=trained, config=_configuration(settings), dist_init_required=False
+        )
     # Without dropout, whatever the model's config says: the importance ratio before the first update must be 1.
     engine.eval()
     return engine
@@ -50,6 +51,7 @@ def _import_deepspeed() -> Any:
 
 
 def _configuration(settings: TrainerSettings) -> dict[str, Any]:
+    bf16 = settings.precision == "bf16"
     return {
         # The two counts are formal: the policy sets the accumulation boundary and the normalisation itself.
         "train_micro_batch_size_per_gpu": 1,
@@ -65,10 +67,13 @@ def _configuration(settings: TrainerSettings) -> dict[str, Any]:
             },
         },
         "zero_optimization": {
-            "stage": settings.zero_stage,
+            # in bf16 stage 0 could sum gradients in bf16 alone; stage 1 computes the same otherwise
+            "stage": max(settings.zero_stage, 1) if bf16 else settings.zero_stage,
             "offload_optimizer": {"device": "none" if settings.offload == "none" else "cpu"},
             "offload_param": {"device": "cpu" if settings.offload == "optimizer_and_weights" else "none"},
         },
-        "bf16": {"enabled": settings.precision == "bf16"},
+        "bf16": {"enabled": bf16},
+        # of many microbatches, each would be rounded away a little more by a sum in bf16
+        "data_types": {"grad_accum_dtype": "fp32"},
         "steps_per_print": sys.maxsize,
     }

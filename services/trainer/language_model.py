@@ -70,7 +70,7 @@ def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     """Load a model folder.
 
     Raises:
-        ConfigurationError: it is missing or cannot be loaded.
+        ConfigurationError: it is missing or cannot be loaded, or its logits are not those of `TargetLogits`.
     """
     if not (folder / "config.json").is_file():
         raise ConfigurationError(f"model folder {folder} has no config.json; expected a Hugging Face model folder")
@@ -80,4 +80,17 @@ def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     except (OSError, ValueError) as error:
         first_line = str(error).partition("\n")[0]
         raise ConfigurationError(f"cannot load the model in {folder}: {first_line}") from error
+    if not _has_plain_logits(model):
+        raise ConfigurationError(
+            f"the model in {folder} cannot be trained: {type(model).__name__} changes what its output layer computes, "
+            "as by a soft cap or a scale of its logits"
+        )
     return model
+
+
+@torch.no_grad()
+def _has_plain_logits(model: PreTrainedModel) -> bool:
+    token_ids_rs = torch.tensor([[0, 1]])
+    whole_rsv: Tensor = model(input_ids=token_ids_rs, use_cache=False).logits
+    plain_nv = TargetLogits(model)(token_ids_rs, torch.arange(2))
+    return torch.allclose(plain_nv, whole_rsv[0], rtol=1e-5, atol=1e-6)

@@ -57,7 +57,8 @@ def scalars(record: Record) -> dict[str, float]:
         steps = {f"train/{name}": float(value) for name, value in row.items() if name not in ("step", "unix_time_s")}
         return steps | {f"verdicts/{outcome}": float(count) for outcome, count in verdicts.items()}
     categories = {f"heldout/{c.category}": c.correct / c.problems for c in record.categories if c.problems}
-    return {"heldout/accuracy": record.accuracy} | categories
+    drawn = {f"heldout/pass@{k}": value for k, value in record.pass_at.items()}
+    return {"heldout/accuracy": record.accuracy} | categories | drawn
 
 
 def position(record: Record) -> int:

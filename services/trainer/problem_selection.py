@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,17 +51,27 @@ class Criteria:
         return None
 
 
-def select(problems: Sequence[RatedProblem], criteria: Criteria) -> tuple[tuple[Problem, ...], Counter[str]]:
+def select(problems: Sequence[RatedProblem], criteria: Criteria) -> tuple[tuple[RatedProblem, ...], Counter[str]]:
     """The problems to train on, in order, and how many were left out, by reason."""
-    kept: list[Problem] = []
+    kept: list[RatedProblem] = []
     left_out: Counter[str] = Counter()
     for rated in problems:
         objection = criteria.objection(rated)
         if objection is None:
-            kept.append(rated.problem)
+            kept.append(rated)
         else:
             left_out[objection] += 1
     return tuple(kept), left_out
+
+
+def easy_first(problems: Sequence[RatedProblem]) -> tuple[tuple[RatedProblem, ...], tuple[int, ...]]:
+    """Problems by falling pass rate, those of unknown rate last, and how many there are of each rate."""
+
+    def difficulty(rated: RatedProblem) -> float:
+        return 2.0 if rated.pass_rate is None else 1 - rated.pass_rate
+
+    ordered = sorted(problems, key=difficulty)
+    return tuple(ordered), tuple(len(list(alike)) for _, alike in groupby(ordered, key=difficulty))
 
 
 def normalized(prompt: str) -> str:
@@ -88,7 +99,14 @@ def load_problems(settings: TrainerSettings) -> tuple[Dataset, tuple[Problem, ..
         log.info("problems to train on", file=str(source.path), problems=len(problems), **_logged(left_out))
         if not problems:
             raise ConfigurationError(f"of data file {source.path} no problem is left to train on: {_told(left_out)}")
-        sources.append(Source(name, problems, source.weight))
+        stages: tuple[int, ...] = ()
+        if settings.curriculum == "easy_first":
+            if all(rated.pass_rate is None for rated in problems):
+                raise ConfigurationError(
+                    f"curriculum easy_first: no row of {source.path} has a pass_rate; map a column"
+                )
+            problems, stages = easy_first(problems)
+        sources.append(Source(name, tuple(rated.problem for rated in problems), source.weight, stages))
     evaluated = (rated.problem for of_source in heldout for rated in of_source[: settings.heldout_problems])
     return Dataset(tuple(sources), settings.seed), tuple(evaluated)
 

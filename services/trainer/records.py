@@ -3,7 +3,7 @@
 Fields are named as in trainer_service.proto, which states their units.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 
@@ -50,6 +50,7 @@ class CategoryAccuracy:
     category: str
     problems: int
     correct: int
+    average: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,8 @@ class Evaluation:
     categories: tuple[CategoryAccuracy, ...]
     wall_s: float
     decoded_tokens: int
+    average: float = 0.0
+    pass_at: dict[int, float] = field(default_factory=dict)
 
 
 Record: TypeAlias = StepMetrics | Evaluation

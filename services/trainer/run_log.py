@@ -143,7 +143,8 @@ def _read_lines(path: Path) -> Iterable[dict[str, Any]]:
 
 def _evaluation(row: dict[str, Any]) -> Evaluation:
     categories = tuple(CategoryAccuracy(**category) for category in row.pop("categories"))
-    return Evaluation(categories=categories, **row)
+    pass_at = {int(k): value for k, value in row.pop("pass_at", {}).items()}
+    return Evaluation(categories=categories, pass_at=pass_at, **row)
 
 
 def _tree_row(step: int, weighted: WeightedTree) -> dict[str, Any]:

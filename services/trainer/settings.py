@@ -17,7 +17,7 @@ from services.common.tree import (
     SpecialTokens,
 )
 from services.trainer.advantages import CHAIN_ADVANTAGES, AdvantageName, Normalization
-from services.trainer.data_settings import DataSource, HeldoutOverlap, PassRate, SourceName, TrainingSource
+from services.trainer.data_settings import Curriculum, DataSource, HeldoutOverlap, PassRate, SourceName, TrainingSource
 from services.trainer.packing import LossMean
 from services.trainer.rows import Packing
 
@@ -138,6 +138,12 @@ class TrainerSettings(ServiceSettings):
     heldout_problems: int = Field(
         default=500, ge=1, description="evaluate on at most this many of each source, from its start"
     )
+    heldout_samples: int = Field(
+        default=0,
+        ge=0,
+        description="k: responses drawn for each held-out problem as in training, for avg@k and pass@k, beside the "
+        "greedy one",
+    )
     heldout_overlap: HeldoutOverlap = Field(
         default="drop",
         description="what becomes of problems to train on whose prompt is held out, up to case and white space",
@@ -150,6 +156,11 @@ class TrainerSettings(ServiceSettings):
     )
     pass_rate_range: tuple[PassRate, PassRate] = Field(
         default=(0.0, 1.0), description="problems whose known pass rate is outside of this are not trained on"
+    )
+
+    curriculum: Curriculum = Field(
+        default="off",
+        description="order of an epoch: at random, or by falling pass rate, those of unknown rate last",
     )
 
     samplers: tuple[str, ...] = Field(

@@ -11,7 +11,7 @@ Everything follows from the seed and from the trees, so that a trainer that was 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import structlog
 
@@ -109,10 +109,14 @@ def refill_problems(dataset: Dataset, settings: TrainerSettings, step: int, aske
     They come from an order of their own, of which every step has its own part: what other steps ask does not depend on
     how many refills this one needs.
     """
-    reserve = replace(dataset, seed=derived_seed(settings.seed, "refills"))
+    reserve = dataset.shuffled(derived_seed(settings.seed, "refills"))
     kept = reserve.problems_for_step(step, settings.prompts_per_step * settings.max_refills)
-    taken = {problem.id for problem in asked}
-    return list({problem.id: problem for problem in kept if problem.id not in taken}.values())
+    taken = set(map(_identity, asked))
+    return list({_identity(problem): problem for problem in kept if _identity(problem) not in taken}.values())
+
+
+def _identity(problem: Problem) -> tuple[str, str]:
+    return problem.id, problem.prompt  # ids are unique within a source alone
 
 
 def _nothing_left(trees: StepTrees, settings: TrainerSettings, step: int) -> str:

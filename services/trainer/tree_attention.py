@@ -101,9 +101,17 @@ def tree_attention_forward(
     tree_attention: TreeAttention,
     scaling: float | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention as transformers calls it: heads (1, h, s, d) in, (1, s, h, d) out."""
+    """Attention as transformers calls it: heads (1, h, s, d) in, (1, s, h, d) out.
+
+    Raises:
+        ValueError: the layer caps its scores (`softcap`) or has sinks (`s_aux`).
+    """
+    if softcap is not None or s_aux is not None:  # with small scores their lack would hardly show
+        raise ValueError("its attention has soft caps or sinks")
     if query.is_cuda:
         mask = tree_attention.block_mask(sliding_window)
         return flex_attention_forward(module, query, key, value, mask, scaling=scaling)

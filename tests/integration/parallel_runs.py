@@ -19,6 +19,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     **{f"stage {stage}": {"zero_stage": stage, "kl_coefficient": 0.1} for stage in (0, 1, 2, 3)},
     "adapters": {"zero_stage": 3, "kl_coefficient": 0.1, "lora": {"rank": 4}, "gradient_checkpointing": "layers"},
     "single responses": {"zero_stage": 2, "packing": "flat"},
+    "bf16": {"zero_stage": 0, "precision": "bf16"},
 }
 """Runs by name."""
 

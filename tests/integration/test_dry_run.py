@@ -75,9 +75,11 @@ def test_memory_follows_from_the_model_s_config_alone(model: Path) -> None:
     text = told(with_model("qwen2.5-7b-math.toml", model))
     assert "7.62 billion parameters, bf16" in text
     assert "Missing on this machine: the model" not in text
-    # on four processes: 16 · 7.6156e9 / 4 bytes, and 6,144 tokens of 3584 · (28 · 2 + 34) + 12 · 152,064 bytes
-    assert "28.4 GiB" in text
-    assert f"{28.37 + 6144 * (3584 * (28 * 2 + 34) + 12 * 152064) / 2**30:.1f} GiB" in text
+    # on four processes: 18 · 7.6156e9 / 4 bytes, and 6,144 tokens of 3584 · (28 · 2 + 34) + 16 · 152,064 bytes
+    assert "31.9 GiB" in text
+    assert f"{31.917 + 6144 * (3584 * (28 * 2 + 34) + 16 * 152064) / 2**30:.1f} GiB" in text
+    # a sampler keeps 2 · 28 · 4 · 128 numbers of 2 bytes for each of 3,072 tokens
+    assert f"takes {3072 * 2 * 28 * 4 * 128 * 2 / 2**30:.1f} GiB for 3,072 tokens" in text
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The policy in a real DeepSpeed engine, against plain PyTorch."""
 
+import random
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -7,14 +8,17 @@ from typing import Any
 import pytest
 import torch
 from structlog.testing import capture_logs
-from transformers import AutoModelForCausalLM, MambaConfig
+from transformers import AutoModelForCausalLM, Gemma2Config, MambaConfig
 
 from services.common.errors import CheckpointError, ConfigurationError
-from services.trainer.advantages import WeightedTree
-from services.trainer.language_model import load_model, recompute_layers
+from services.trainer.advantages import WeightedTree, weigh_tree
+from services.trainer.language_model import TargetLogits, load_model, recompute_layers, target_logits
+from services.trainer.loss import token_logprobs, token_scores
+from services.trainer.objective import Objective
 from services.trainer.packing import LossMean, pack
 from services.trainer.policy import UpdateResult
 from services.trainer.rows import Packing, Row, tree_rows
+from tests.builders import random_tree
 from tests.integration.fake_sampler import VOCABULARY, write_tiny_model
 from tests.integration.small_runs import LEARNING_RATE, make_policy, train, two_minibatches, weights
 
@@ -188,16 +192,16 @@ def test_a_reference_is_kept_only_where_it_is_needed(
         assert second.reference_logprob_n is None
 
 
-@pytest.mark.parametrize("zero_stage", [0, 3])
+@pytest.mark.parametrize(("precision", "zero_stage"), [("fp32", 0), ("fp32", 3), ("bf16", 0), ("bf16", 3)])
 def test_training_goes_on_from_a_checkpoint(
-    model: Path, minibatches: list[list[WeightedTree]], tmp_path: Path, zero_stage: int
+    model: Path, minibatches: list[list[WeightedTree]], tmp_path: Path, precision: str, zero_stage: int
 ) -> None:
-    policy = make_policy(model, zero_stage=zero_stage)
+    policy = make_policy(model, precision=precision, zero_stage=zero_stage)
     train(policy, minibatches, 64)
     policy.save(tmp_path)
     train(policy, minibatches, 64)
 
-    other = make_policy(model, zero_stage=zero_stage)
+    other = make_policy(model, precision=precision, zero_stage=zero_stage)
     other.load(tmp_path)
     train(other, minibatches, 64)
 
@@ -228,6 +232,31 @@ def test_bf16_trains_and_publishes_bf16(model: Path, minibatches: list[list[Weig
 
     assert all(result.grad_norm > 0 for result in results)
     assert {tensor.dtype for tensor in weights(policy, tmp_path / "found").values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_bf16_gradients_of_many_microbatches_are_summed_in_fp32(model: Path, zero_stage: int) -> None:
+    from deepspeed.utils import safe_get_full_optimizer_state  # type: ignore[import-untyped]
+
+    rng = random.Random(0)
+    step = [weigh_tree(random_tree(rng, VOCABULARY, forks=4), "treerl") for _ in range(8)]
+    batches = pack([row for tree in step for row in tree_rows(tree, "flat")], "flat", 1, "token")
+    policy = make_policy(model, precision="bf16", zero_stage=zero_stage, packing="flat", max_grad_norm=100)
+    policy.update(batches, policy.score(batches), LEARNING_RATE)
+    # Adam's first moment after one step is the gradient times 1 - beta
+    moments = [safe_get_full_optimizer_state(p, "exp_avg") for p in policy._model.parameters()]
+
+    module, expected = load_model(model, torch.bfloat16).eval(), torch.zeros(())
+    for batch in batches:
+        logits_nv = target_logits(TargetLogits(module), batch, torch.device("cpu"))
+        target_n = torch.from_numpy(batch.target_n)
+        scores = token_scores(logits_nv.detach(), target_n, TEMPERATURE)
+        loss = Objective(CLIP_LOW, CLIP_HIGH).loss(token_logprobs(logits_nv, target_n, TEMPERATURE), batch, scores)
+        torch.autograd.backward(loss.total)
+        expected = expected + torch.cat([p.grad.flatten().float() for p in module.parameters() if p.grad is not None])
+        module.zero_grad()
+    found = torch.cat([moment.flatten() for moment in moments]) / (1 - 0.9)
+    assert (found - expected).norm() <= 3e-3 * expected.norm()  # summed in bf16: 1e-2
 
 
 def test_a_minibatch_without_weight_takes_no_step(
@@ -285,6 +314,16 @@ def test_a_model_that_cannot_pack_trains_on_single_responses_and_says_so(
     assert policy.packing == "flat"
     assert [line["event"] for line in logs] == ["this model trains on single responses, not on packed trees"]
     assert all(result.grad_norm > 0 for result in results)
+
+
+def test_a_model_that_changes_its_logits_is_refused(tmp_path: Path) -> None:
+    # with wider weights than a fresh model has, so that its logits are as large as a trained one has them
+    config = Gemma2Config(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=32, num_hidden_layers=1, head_dim=8)
+    config.initializer_range = 1.0
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+
+    with pytest.raises(ConfigurationError, match="Gemma2ForCausalLM changes what its output layer computes"):
+        load_model(tmp_path, torch.float32)
 
 
 def test_a_missing_or_broken_model_is_one_clear_line(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
+    Gemma2Config,
     LlamaConfig,
     MambaConfig,
     MistralConfig,
@@ -152,6 +153,7 @@ def test_the_gradient_in_bf16_points_the_same_way(family: str) -> None:
     ("config", "because"),
     [
         (BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4), "its attention cannot be replaced"),
+        (Gemma2Config(**SIZES, sliding_window=4), "its attention has soft caps or sinks"),
         (MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=4), "linear_attention"),
     ],
 )

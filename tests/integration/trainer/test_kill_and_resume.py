@@ -2,7 +2,7 @@
 
 Real trainer processes (forked from `zygote`), real Valkey, real gRPC; only what samples and grades is a stand-in, whose
 trees depend on the request and the weights alone. The kills come where something becomes visible from outside, or
-moments later: no hook in the product says when.
+moments later, or at a call in the trainer itself: no hook in the product says when.
 """
 
 import asyncio
@@ -15,10 +15,10 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -37,6 +37,48 @@ LONGEST_DELAY_S = 0.03
 
 Condition = Callable[[], bool]
 
+KillAt = tuple[str, Literal["before", "after"], int]
+"""A call in the trainer: what is called, and which time it is called."""
+
+OPTIMIZER, STREAMS = "torch.optim:AdamW.step", "services.common.streams:Streams"
+LOG, POLICY = "services.trainer.run_log:RunLog", "services.trainer.policy:Policy"
+CALLS: tuple[KillAt, ...] = (
+    # an optimizer step: its gradients are there, half of a life's third update is done, all of it is
+    (f"{POLICY}._step", "before", 1),
+    (OPTIMIZER, "before", 3),
+    (OPTIMIZER, "after", 2),
+    (f"{POLICY}._step", "after", 3),
+    # a checkpoint: written in part, whole without its name, named but not covered, covered but not acknowledged
+    (f"{POLICY}.save", "before", 1),
+    (f"{POLICY}.save", "after", 1),
+    ("services.common.checkpoint:write_folder", "before", 1),
+    ("services.common.checkpoint:write_folder", "after", 1),
+    (f"{STREAMS}.set_covered", "before", 2),
+    (f"{STREAMS}.set_covered", "after", 2),
+    (f"{STREAMS}.commit", "before", 1),
+    (f"{STREAMS}.commit", "after", 1),
+    (f"{STREAMS}.commit", "after", 2),
+    # weights: written in part, without their name, with it, loaded
+    ("services.trainer.weights:WeightsFolder.write", "before", 2),
+    ("services.trainer.weights:WeightsFolder.write", "after", 3),
+    ("pathlib:Path.rename", "before", 3),
+    ("pathlib:Path.rename", "after", 3),
+    ("services.trainer.samplers:Samplers.load", "before", 3),
+    ("services.trainer.samplers:Samplers.load", "after", 3),
+    # the record: a step's trees without its metrics, a step that is there twice once it is trained again
+    (f"{LOG}._append", "after", 1),
+    (f"{LOG}._append", "after", 2),
+    (f"{LOG}.append_evaluation", "after", 1),
+    (f"{LOG}.sync", "after", 1),
+    # requests, and taking up what an earlier life left
+    (f"{STREAMS}.enqueue", "before", 2),
+    (f"{STREAMS}.enqueue", "after", 2),
+    (f"{POLICY}.load", "after", 1),
+    ("services.trainer.rollouts:Rollouts.go_on", "after", 1),
+    ("services.trainer.weights:WeightsFolder.discard_after", "after", 1),
+)
+"""Where one trainer after the other is killed."""
+
 
 class Zygote:
     """A process that forks trainers."""
@@ -54,10 +96,10 @@ class Zygote:
                 cwd=REPOSITORY,
             )
 
-    async def start(self, words: list[str]) -> int:
-        """Start a trainer; returns its process id."""
+    async def start(self, words: list[str], kill: KillAt | None) -> int:
+        """Start a trainer that kills itself at a call, if one is given; returns its process id."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(words) + "\n")
+        self._process.stdin.write(json.dumps([words, kill]) + "\n")
         self._process.stdin.flush()
         return await self._answer()
 
@@ -109,6 +151,7 @@ class Run:
             "train-data": data,
             "heldout-data": data,
             "heldout-overlap": "keep",
+            "heldout-samples": 2,
             "steps": STEPS,
             "prompts-per-step": 2,
             "search": json.dumps({"chains": 2, "forks": 1, "rounds": 1, "branches": 2}),
@@ -120,9 +163,9 @@ class Run:
             **changes,
         }
 
-    async def start(self, address: str) -> int:
+    async def start(self, address: str, kill: KillAt | None = None) -> int:
         words = self._settings | {"samplers": json.dumps([address])}
-        return await self._zygote.start([f"--{key}={value}" for key, value in words.items()])
+        return await self._zygote.start([f"--{key}={value}" for key, value in words.items()], kill)
 
     async def to_the_end(self) -> None:
         """Train without interruption."""
@@ -150,6 +193,15 @@ class Run:
             await self.start(address)
             assert await self._zygote.exit_code() == 0
         return waited
+
+    async def killed_at(self, calls: Iterable[KillAt]) -> None:
+        """Train, with one trainer after the other killed at its call."""
+        async with serving(self.sampler, self.redis_url, self.name) as address:
+            for kill in calls:
+                await self.start(address, kill)
+                assert await self._zygote.exit_code() == -signal.SIGKILL, f"the run was over before {kill}"
+            await self.start(address)
+            assert await self._zygote.exit_code() == 0
 
     def last_step_sampled_twice(self) -> int:
         """Of the trees that were sampled more than once; all but those of steps before a checkpoint must be kept."""
@@ -191,6 +243,23 @@ async def test_a_run_that_is_killed_many_times_trains_the_same_trees_to_the_same
     waited = await run.killed(KILLS, seed=0)
 
     assert len(waited) == KILLS, "the run was over before all kills"
+    assert_alike(run, reference)
+
+
+@pytest.mark.timeout(600)
+async def test_a_run_that_is_killed_within_each_call_that_matters_trains_the_same(
+    zygote: Zygote, model: Path, redis_server: str, tmp_path: Path
+) -> None:
+    reference, run = (Run(zygote, tmp_path / name, model, redis_server) for name in ("reference", "killed"))
+    await reference.to_the_end()
+
+    await run.killed_at(CALLS)
+
+    assert_alike(run, reference)
+
+
+def assert_alike(run: Run, reference: Run) -> None:
+    """The killed run trained the trees of the other, in its order and to its losses; nothing is recorded twice."""
     assert trained_tree_ids(run.folder) == trained_tree_ids(reference.folder)
     ours, theirs = (rows(r.folder / "metrics.jsonl") for r in (run, reference))
     assert [step["step"] for step in ours] == list(range(1, STEPS + 1))

@@ -63,6 +63,20 @@ def test_the_rows_selection_and_reweighting_are_taken() -> None:
     assert [path["values"] for path in found["paths"]] == [[-1.0], [0.5, 1.75]]
 
 
+@pytest.mark.parametrize("selected", [[7, 6], [7]])
+def test_a_selected_leaf_without_a_reward_counts_as_not_selected(selected: list[int]) -> None:
+    rows = [*SEGMENTS[:3], segment(6, 5), SEGMENTS[4]]
+
+    found = advantages_of(parse_tree(line(segments=rows, selected_leaves=selected)), "treerl-official")
+
+    # centred 1, -1: v(7) = -1
+    assert found["paths"] == [{"leaf": 7, "segments": [7], "values": [-2.0]}]
+
+
+def test_a_tree_of_which_nothing_is_selected_has_no_path() -> None:
+    assert advantages_of(parse_tree(line(case=3, selected_leaves=[])), "treerl-official") == {"case": 3, "paths": []}
+
+
 def test_trees_of_a_run_get_the_weights_that_they_were_trained_with(tmp_path: Path) -> None:
     folder = write_run(tmp_path)
     result = CliRunner().invoke(app, ["advantages", "--file", str(folder / "trees.jsonl.zst"), "--json"])
@@ -115,8 +129,13 @@ def test_without_json_a_path_is_a_line(tmp_path: Path) -> None:
         ),
         (line(segments=[segment(0, -1), segment(1, 0, num_tokens=-1)]), "segments.1.num_tokens"),
         (line(segments=[segment(0, -1), segment(1, 0, reward=float("nan"))]), "segments.1.reward"),
-        (line(selected_leaves=[5]), "selected leaf 5 is no leaf with a reward"),
-        (line(selected_leaves=[]), "selected_leaves: "),
+        (
+            line(segments=[segment(0, -1), segment(1, 0, reward=1e300), segment(2, 0, reward=1e300)]),
+            "segments.1.reward",
+        ),
+        (line(selected_leaves=[5]), "selected leaf 5 is no leaf"),
+        (line(selected_leaves=[9, 7, 9]), "leaf 9 is selected 2 times"),
+        (b'{"case": "a"\n', r"line 1 column"),
         (line(reweight="square"), "reweight: Input should be 'sqrt', 'original' or 'uniform'"),
         (b'{"tree": 5}', "tree: "),
         (b'{"tree": {"problem": 5}}', "tree: "),

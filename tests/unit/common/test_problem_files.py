@@ -62,6 +62,15 @@ def test_a_bad_row_is_named_by_its_line_or_left_out_and_counted(tmp_path: Path, 
     assert ([rated.problem.id for rated in read.problems], read.skipped) == (["a", "c"], 1)
 
 
+@pytest.mark.parametrize("second_line", [b'{"prompt": "\xff"}', b'{"prompt": "\\ud800", "answer": "1"}'])
+def test_a_row_that_is_no_text_is_a_bad_row(tmp_path: Path, second_line: bytes) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\n".join([json.dumps(ROWS[0]).encode(), second_line, json.dumps(ROWS[2]).encode()]))
+    with pytest.raises(ConfigurationError, match=r"rows\.jsonl:2: not JSON text: .* codec can't"):
+        read_problem_file(path)
+    assert read_problem_file(path, bad_rows="skip").skipped == 1
+
+
 def test_a_bad_row_of_parquet_is_named_by_its_number(tmp_path: Path) -> None:
     parquet.write_table(Table.from_pylist([ROWS[0], ROWS[1] | {"answer": None}]), tmp_path / "rows.parquet")
     with pytest.raises(ConfigurationError, match=r"rows\.parquet:2: .*needs 'answer'"):

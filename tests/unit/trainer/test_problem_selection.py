@@ -43,8 +43,32 @@ def test_problems_are_left_out_by_the_first_reason_that_holds() -> None:
         rated("unknown"),
     ]
     kept, left_out = select(problems, criteria)
-    assert [problem.prompt for problem in kept] == ["at the edge", "unknown"]
+    assert [rated.problem.prompt for rated in kept] == ["at the edge", "unknown"]
     assert left_out == {"held out": 1, "pass rate out of range": 2, "prompt too long": 1}
+
+
+def test_a_curriculum_goes_from_easy_to_hard_and_shuffles_what_is_equally_hard(tmp_path: Path) -> None:
+    rates = {"e": None, "c": 0.5, "a1": 0.9, "b": 0.8, "a2": 0.9, "a3": 0.9, "d": 0.0}
+    rows = [{"prompt": prompt, "answer": "1", "pass_rate": rate} for prompt, rate in rates.items()]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def order(seed: int, **changes: Any) -> list[str]:
+        settings = TrainerSettings(**BASE, train_data=tmp_path / "train.jsonl", seed=seed, **changes)
+        return [problem.prompt for problem in load_problems(settings)[0].problems_for_step(1, 14)]
+
+    orders = [order(seed, curriculum="easy_first") for seed in range(10)]
+    for found in orders:
+        for epoch in (found[:7], found[7:]):
+            assert set(epoch[:3]) == {"a1", "a2", "a3"}
+            assert epoch[3:] == ["b", "c", "d", "e"]
+    assert len({tuple(found) for found in orders}) > 1
+    assert order(0)[3:7] != ["b", "c", "d", "e"]
+
+
+def test_a_curriculum_without_pass_rates_is_refused(tmp_path: Path) -> None:
+    data = write(tmp_path / "train.jsonl", "a", "b")
+    with pytest.raises(ConfigurationError, match="no row of .* has a pass_rate"):
+        load_problems(TrainerSettings(**BASE, train_data=data, curriculum="easy_first"))
 
 
 @given(st.text())

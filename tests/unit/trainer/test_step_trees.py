@@ -83,6 +83,18 @@ def test_a_refill_has_names_and_seeds_of_its_own() -> None:
     assert first.sampling.seed != refill.sampling.seed
 
 
+def test_problems_of_two_sources_that_have_one_id_are_two() -> None:
+    sources = tuple(
+        Source(name, tuple(Problem(str(row), Domain.MATH, f"{name} {row}", "1") for row in range(2))) for name in "ab"
+    )
+    dataset = Dataset(sources, seed=0)
+    asked = dataset.problems_for_step(1, 1)
+
+    problems = refill_problems(dataset, settings(max_refills=4), 1, asked)
+
+    assert {p.prompt for p in [*asked, *problems]} == {"a 0", "a 1", "b 0", "b 1"}
+
+
 def test_refills_ask_what_the_step_has_not_asked_and_depend_on_seed_and_step_alone() -> None:
     asked = DATASET.problems_for_step(3, 4)
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'treerl/trainer/v1/trainer_service.proto\x12\x11treerl.trainer.v1\"\x86\x06\n\x0bStepMetrics\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x04\x12\x11\n\tpass_rate\x18\x03 \x01(\x01\x12\x1b\n\x13zero_variance_share\x18\x04 \x01(\x01\x12\x0c\n\x04loss\x18\x05 \x01(\x01\x12\x11\n\tgrad_norm\x18\x06 \x01(\x01\x12\x15\n\rclip_fraction\x18\x07 \x01(\x01\x12\x0f\n\x07\x65ntropy\x18\x08 \x01(\x01\x12\x13\n\x0bmismatch_kl\x18\t \x01(\x01\x12&\n\x1emismatch_mean_abs_logprob_diff\x18\n \x01(\x01\x12\x11\n\tstaleness\x18\x0b \x01(\x04\x12\x0f\n\x07prompts\x18\x0c \x01(\x04\x12\x0e\n\x06leaves\x18\r \x01(\x04\x12\x16\n\x0e\x64\x65\x63oded_tokens\x18\x0e \x01(\x04\x12I\n\x0everdict_counts\x18\x0f \x03(\x0b\x32\x31.treerl.trainer.v1.StepMetrics.VerdictCountsEntry\x12\x0e\n\x06step_s\x18\x10 \x01(\x01\x12\x15\n\rsample_wait_s\x18\x11 \x01(\x01\x12\x0f\n\x07train_s\x18\x12 \x01(\x01\x12\x11\n\tpublish_s\x18\x13 \x01(\x01\x12\x10\n\x08reload_s\x18\x14 \x01(\x01\x12*\n\"reload_canary_max_abs_logprob_diff\x18\x15 \x01(\x01\x12\x15\n\rqueue_prompts\x18\x16 \x01(\x04\x12\x13\n\x0bqueue_trees\x18\x17 \x01(\x04\x12\x13\n\x0bunix_time_s\x18\x18 \x01(\x01\x12\x14\n\x0creference_kl\x18\x19 \x01(\x01\x12\x1a\n\x12\x63orrected_fraction\x18\x1a \x01(\x01\x12\x13\n\x0bstale_trees\x18\x1b \x01(\x04\x12\x15\n\runiform_trees\x18\x1c \x01(\x04\x12\x0f\n\x07refills\x18\x1d \x01(\x04\x12\x15\n\rlearning_rate\x18\x1e \x01(\x01\x1a\x34\n\x12VerdictCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xa9\x01\n\nEvaluation\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x04\x12\x10\n\x08problems\x18\x02 \x01(\x04\x12\x10\n\x08\x61\x63\x63uracy\x18\x03 \x01(\x01\x12\x37\n\ncategories\x18\x04 \x03(\x0b\x32#.treerl.trainer.v1.CategoryAccuracy\x12\x0e\n\x06wall_s\x18\x05 \x01(\x01\x12\x16\n\x0e\x64\x65\x63oded_tokens\x18\x06 \x01(\x04\"G\n\x10\x43\x61tegoryAccuracy\x12\x10\n\x08\x63\x61tegory\x18\x01 \x01(\t\x12\x10\n\x08problems\x18\x02 \x01(\x04\x12\x0f\n\x07\x63orrect\x18\x03 \x01(\x04\"\x12\n\x10GetStatusRequest\"\xb1\x01\n\x11GetStatusResponse\x12\x0b\n\x03run\x18\x01 \x01(\t\x12*\n\x05state\x18\x02 \x01(\x0e\x32\x1b.treerl.trainer.v1.RunState\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12\x13\n\x0btotal_steps\x18\x04 \x01(\x04\x12\x16\n\x0epolicy_version\x18\x05 \x01(\x04\x12\x17\n\x0f\x63heckpoint_step\x18\x06 \x01(\x04\x12\x0f\n\x07\x66\x61ilure\x18\x07 \x01(\t\"\x0e\n\x0cPauseRequest\"\x1d\n\rPauseResponse\x12\x0c\n\x04step\x18\x01 \x01(\x04\"\x0f\n\rResumeRequest\"\x10\n\x0eResumeResponse\"\x17\n\x15SaveCheckpointRequest\"8\n\x16SaveCheckpointResponse\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\x10\n\x08location\x18\x02 \x01(\t\"&\n\x11WatchStepsRequest\x12\x11\n\tfrom_step\x18\x01 \x01(\x04\"\x83\x01\n\x12WatchStepsResponse\x12.\n\x04step\x18\x01 \x01(\x0b\x32\x1e.treerl.trainer.v1.StepMetricsH\x00\x12\x33\n\nevaluation\x18\x02 \x01(\x0b\x32\x1d.treerl.trainer.v1.EvaluationH\x00\x42\x08\n\x06record*\x98\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12RUN_STATE_STARTING\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x14\n\x10RUN_STATE_PAUSED\x10\x03\x12\x16\n\x12RUN_STATE_FINISHED\x10\x04\x12\x14\n\x10RUN_STATE_FAILED\x10\x05\x32\xc7\x03\n\x0eTrainerService\x12V\n\tGetStatus\x12#.treerl.trainer.v1.GetStatusRequest\x1a$.treerl.trainer.v1.GetStatusResponse\x12J\n\x05Pause\x12\x1f.treerl.trainer.v1.PauseRequest\x1a .treerl.trainer.v1.PauseResponse\x12M\n\x06Resume\x12 .treerl.trainer.v1.ResumeRequest\x1a!.treerl.trainer.v1.ResumeResponse\x12\x65\n\x0eSaveCheckpoint\x12(.treerl.trainer.v1.SaveCheckpointRequest\x1a).treerl.trainer.v1.SaveCheckpointResponse\x12[\n\nWatchSteps\x12$.treerl.trainer.v1.WatchStepsRequest\x1a%.treerl.trainer.v1.WatchStepsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'treerl/trainer/v1/trainer_service.proto\x12\x11treerl.trainer.v1\"\x86\x06\n\x0bStepMetrics\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x04\x12\x11\n\tpass_rate\x18\x03 \x01(\x01\x12\x1b\n\x13zero_variance_share\x18\x04 \x01(\x01\x12\x0c\n\x04loss\x18\x05 \x01(\x01\x12\x11\n\tgrad_norm\x18\x06 \x01(\x01\x12\x15\n\rclip_fraction\x18\x07 \x01(\x01\x12\x0f\n\x07\x65ntropy\x18\x08 \x01(\x01\x12\x13\n\x0bmismatch_kl\x18\t \x01(\x01\x12&\n\x1emismatch_mean_abs_logprob_diff\x18\n \x01(\x01\x12\x11\n\tstaleness\x18\x0b \x01(\x04\x12\x0f\n\x07prompts\x18\x0c \x01(\x04\x12\x0e\n\x06leaves\x18\r \x01(\x04\x12\x16\n\x0e\x64\x65\x63oded_tokens\x18\x0e \x01(\x04\x12I\n\x0everdict_counts\x18\x0f \x03(\x0b\x32\x31.treerl.trainer.v1.StepMetrics.VerdictCountsEntry\x12\x0e\n\x06step_s\x18\x10 \x01(\x01\x12\x15\n\rsample_wait_s\x18\x11 \x01(\x01\x12\x0f\n\x07train_s\x18\x12 \x01(\x01\x12\x11\n\tpublish_s\x18\x13 \x01(\x01\x12\x10\n\x08reload_s\x18\x14 \x01(\x01\x12*\n\"reload_canary_max_abs_logprob_diff\x18\x15 \x01(\x01\x12\x15\n\rqueue_prompts\x18\x16 \x01(\x04\x12\x13\n\x0bqueue_trees\x18\x17 \x01(\x04\x12\x13\n\x0bunix_time_s\x18\x18 \x01(\x01\x12\x14\n\x0creference_kl\x18\x19 \x01(\x01\x12\x1a\n\x12\x63orrected_fraction\x18\x1a \x01(\x01\x12\x13\n\x0bstale_trees\x18\x1b \x01(\x04\x12\x15\n\runiform_trees\x18\x1c \x01(\x04\x12\x0f\n\x07refills\x18\x1d \x01(\x04\x12\x15\n\rlearning_rate\x18\x1e \x01(\x01\x1a\x34\n\x12VerdictCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xa5\x02\n\nEvaluation\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x04\x12\x10\n\x08problems\x18\x02 \x01(\x04\x12\x10\n\x08\x61\x63\x63uracy\x18\x03 \x01(\x01\x12\x37\n\ncategories\x18\x04 \x03(\x0b\x32#.treerl.trainer.v1.CategoryAccuracy\x12\x0e\n\x06wall_s\x18\x05 \x01(\x01\x12\x16\n\x0e\x64\x65\x63oded_tokens\x18\x06 \x01(\x04\x12\x0f\n\x07\x61verage\x18\x07 \x01(\x01\x12:\n\x07pass_at\x18\x08 \x03(\x0b\x32).treerl.trainer.v1.Evaluation.PassAtEntry\x1a-\n\x0bPassAtEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"X\n\x10\x43\x61tegoryAccuracy\x12\x10\n\x08\x63\x61tegory\x18\x01 \x01(\t\x12\x10\n\x08problems\x18\x02 \x01(\x04\x12\x0f\n\x07\x63orrect\x18\x03 \x01(\x04\x12\x0f\n\x07\x61verage\x18\x04 \x01(\x01\"\x12\n\x10GetStatusRequest\"\xb1\x01\n\x11GetStatusResponse\x12\x0b\n\x03run\x18\x01 \x01(\t\x12*\n\x05state\x18\x02 \x01(\x0e\x32\x1b.treerl.trainer.v1.RunState\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12\x13\n\x0btotal_steps\x18\x04 \x01(\x04\x12\x16\n\x0epolicy_version\x18\x05 \x01(\x04\x12\x17\n\x0f\x63heckpoint_step\x18\x06 \x01(\x04\x12\x0f\n\x07\x66\x61ilure\x18\x07 \x01(\t\"\x0e\n\x0cPauseRequest\"\x1d\n\rPauseResponse\x12\x0c\n\x04step\x18\x01 \x01(\x04\"\x0f\n\rResumeRequest\"\x10\n\x0eResumeResponse\"\x17\n\x15SaveCheckpointRequest\"8\n\x16SaveCheckpointResponse\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\x10\n\x08location\x18\x02 \x01(\t\"&\n\x11WatchStepsRequest\x12\x11\n\tfrom_step\x18\x01 \x01(\x04\"\x83\x01\n\x12WatchStepsResponse\x12.\n\x04step\x18\x01 \x01(\x0b\x32\x1e.treerl.trainer.v1.StepMetricsH\x00\x12\x33\n\nevaluation\x18\x02 \x01(\x0b\x32\x1d.treerl.trainer.v1.EvaluationH\x00\x42\x08\n\x06record*\x98\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12RUN_STATE_STARTING\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x14\n\x10RUN_STATE_PAUSED\x10\x03\x12\x16\n\x12RUN_STATE_FINISHED\x10\x04\x12\x14\n\x10RUN_STATE_FAILED\x10\x05\x32\xc7\x03\n\x0eTrainerService\x12V\n\tGetStatus\x12#.treerl.trainer.v1.GetStatusRequest\x1a$.treerl.trainer.v1.GetStatusResponse\x12J\n\x05Pause\x12\x1f.treerl.trainer.v1.PauseRequest\x1a .treerl.trainer.v1.PauseResponse\x12M\n\x06Resume\x12 .treerl.trainer.v1.ResumeRequest\x1a!.treerl.trainer.v1.ResumeResponse\x12\x65\n\x0eSaveCheckpoint\x12(.treerl.trainer.v1.SaveCheckpointRequest\x1a).treerl.trainer.v1.SaveCheckpointResponse\x12[\n\nWatchSteps\x12$.treerl.trainer.v1.WatchStepsRequest\x1a%.treerl.trainer.v1.WatchStepsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,36 +33,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STEPMETRICS_VERDICTCOUNTSENTRY']._loaded_options = None
   _globals['_STEPMETRICS_VERDICTCOUNTSENTRY']._serialized_options = b'8\001'
-  _globals['_RUNSTATE']._serialized_start=1624
-  _globals['_RUNSTATE']._serialized_end=1776
+  _globals['_EVALUATION_PASSATENTRY']._loaded_options = None
+  _globals['_EVALUATION_PASSATENTRY']._serialized_options = b'8\001'
+  _globals['_RUNSTATE']._serialized_start=1765
+  _globals['_RUNSTATE']._serialized_end=1917
   _globals['_STEPMETRICS']._serialized_start=63
   _globals['_STEPMETRICS']._serialized_end=837
   _globals['_STEPMETRICS_VERDICTCOUNTSENTRY']._serialized_start=785
   _globals['_STEPMETRICS_VERDICTCOUNTSENTRY']._serialized_end=837
   _globals['_EVALUATION']._serialized_start=840
-  _globals['_EVALUATION']._serialized_end=1009
-  _globals['_CATEGORYACCURACY']._serialized_start=1011
-  _globals['_CATEGORYACCURACY']._serialized_end=1082
-  _globals['_GETSTATUSREQUEST']._serialized_start=1084
-  _globals['_GETSTATUSREQUEST']._serialized_end=1102
-  _globals['_GETSTATUSRESPONSE']._serialized_start=1105
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1282
-  _globals['_PAUSEREQUEST']._serialized_start=1284
-  _globals['_PAUSEREQUEST']._serialized_end=1298
-  _globals['_PAUSERESPONSE']._serialized_start=1300
-  _globals['_PAUSERESPONSE']._serialized_end=1329
-  _globals['_RESUMEREQUEST']._serialized_start=1331
-  _globals['_RESUMEREQUEST']._serialized_end=1346
-  _globals['_RESUMERESPONSE']._serialized_start=1348
-  _globals['_RESUMERESPONSE']._serialized_end=1364
-  _globals['_SAVECHECKPOINTREQUEST']._serialized_start=1366
-  _globals['_SAVECHECKPOINTREQUEST']._serialized_end=1389
-  _globals['_SAVECHECKPOINTRESPONSE']._serialized_start=1391
-  _globals['_SAVECHECKPOINTRESPONSE']._serialized_end=1447
-  _globals['_WATCHSTEPSREQUEST']._serialized_start=1449
-  _globals['_WATCHSTEPSREQUEST']._serialized_end=1487
-  _globals['_WATCHSTEPSRESPONSE']._serialized_start=1490
-  _globals['_WATCHSTEPSRESPONSE']._serialized_end=1621
-  _globals['_TRAINERSERVICE']._serialized_start=1779
-  _globals['_TRAINERSERVICE']._serialized_end=2234
+  _globals['_EVALUATION']._serialized_end=1133
+  _globals['_EVALUATION_PASSATENTRY']._serialized_start=1088
+  _globals['_EVALUATION_PASSATENTRY']._serialized_end=1133
+  _globals['_CATEGORYACCURACY']._serialized_start=1135
+  _globals['_CATEGORYACCURACY']._serialized_end=1223
+  _globals['_GETSTATUSREQUEST']._serialized_start=1225
+  _globals['_GETSTATUSREQUEST']._serialized_end=1243
+  _globals['_GETSTATUSRESPONSE']._serialized_start=1246
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1423
+  _globals['_PAUSEREQUEST']._serialized_start=1425
+  _globals['_PAUSEREQUEST']._serialized_end=1439
+  _globals['_PAUSERESPONSE']._serialized_start=1441
+  _globals['_PAUSERESPONSE']._serialized_end=1470
+  _globals['_RESUMEREQUEST']._serialized_start=1472
+  _globals['_RESUMEREQUEST']._serialized_end=1487
+  _globals['_RESUMERESPONSE']._serialized_start=1489
+  _globals['_RESUMERESPONSE']._serialized_end=1505
+  _globals['_SAVECHECKPOINTREQUEST']._serialized_start=1507
+  _globals['_SAVECHECKPOINTREQUEST']._serialized_end=1530
+  _globals['_SAVECHECKPOINTRESPONSE']._serialized_start=1532
+  _globals['_SAVECHECKPOINTRESPONSE']._serialized_end=1588
+  _globals['_WATCHSTEPSREQUEST']._serialized_start=1590
+  _globals['_WATCHSTEPSREQUEST']._serialized_end=1628
+  _globals['_WATCHSTEPSRESPONSE']._serialized_start=1631
+  _globals['_WATCHSTEPSRESPONSE']._serialized_end=1762
+  _globals['_TRAINERSERVICE']._serialized_start=1920
+  _globals['_TRAINERSERVICE']._serialized_end=2375
 # @@protoc_insertion_point(module_scope)

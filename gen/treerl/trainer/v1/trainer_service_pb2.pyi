@@ -223,12 +223,34 @@ class Evaluation(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class PassAtEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     POLICY_VERSION_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
     ACCURACY_FIELD_NUMBER: _builtins.int
     CATEGORIES_FIELD_NUMBER: _builtins.int
     WALL_S_FIELD_NUMBER: _builtins.int
     DECODED_TOKENS_FIELD_NUMBER: _builtins.int
+    AVERAGE_FIELD_NUMBER: _builtins.int
+    PASS_AT_FIELD_NUMBER: _builtins.int
     policy_version: _builtins.int
     """Version of the weights that answered."""
     problems: _builtins.int
@@ -239,9 +261,15 @@ class Evaluation(_message.Message):
     """Time it took, in seconds."""
     decoded_tokens: _builtins.int
     """Tokens that the engine sampled."""
+    average: _builtins.float
+    """Mean over problems of the share of drawn responses that are right, avg@k; 0 if none were drawn."""
     @_builtins.property
     def categories(self) -> _containers.RepeatedCompositeFieldContainer[Global___CategoryAccuracy]:
         """Accuracy and count by category of problem."""
+
+    @_builtins.property
+    def pass_at(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
+        """By k, the chance that one of k drawn responses is right: pass@k, from 0 to 1, the mean over problems."""
 
     def __init__(
         self,
@@ -252,10 +280,12 @@ class Evaluation(_message.Message):
         categories: _abc.Iterable[Global___CategoryAccuracy] | None = ...,
         wall_s: _builtins.float = ...,
         decoded_tokens: _builtins.int = ...,
+        average: _builtins.float = ...,
+        pass_at: _abc.Mapping[_builtins.int, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "categories", b"categories", "decoded_tokens", b"decoded_tokens", "policy_version", b"policy_version", "problems", b"problems", "wall_s", b"wall_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "average", b"average", "categories", b"categories", "decoded_tokens", b"decoded_tokens", "pass_at", b"pass_at", "policy_version", b"policy_version", "problems", b"problems", "wall_s", b"wall_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -270,22 +300,26 @@ class CategoryAccuracy(_message.Message):
     CATEGORY_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
     CORRECT_FIELD_NUMBER: _builtins.int
+    AVERAGE_FIELD_NUMBER: _builtins.int
     category: _builtins.str
     """As in Problem.category, or the domain's name."""
     problems: _builtins.int
     """Problems asked."""
     correct: _builtins.int
     """Problems answered correctly."""
+    average: _builtins.float
+    """avg@k within it."""
     def __init__(
         self,
         *,
         category: _builtins.str = ...,
         problems: _builtins.int = ...,
         correct: _builtins.int = ...,
+        average: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "correct", b"correct", "problems", b"problems"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["average", b"average", "category", b"category", "correct", b"correct", "problems", b"problems"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
