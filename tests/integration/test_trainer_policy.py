@@ -84,7 +84,8 @@ def assert_alike(
     expected: tuple[dict[str, torch.Tensor], list[UpdateResult]],
 ) -> None:
     for ours, plain in zip(found[1], expected[1], strict=True):
-        assert asdict(ours) == pytest.approx(asdict(plain), rel=1e-4, abs=1e-6)
+        # the second update is measured on weights that may differ by what is allowed below, times their gradient
+        assert asdict(ours) == pytest.approx(asdict(plain), rel=1e-4, abs=1e-5)
     assert found[0].keys() == expected[0].keys()  # tied weights are written once
     for name, tensor in expected[0].items():
         torch.testing.assert_close(found[0][name], tensor, rtol=0, atol=1e-4, msg=name)
@@ -148,7 +149,8 @@ def test_what_saves_memory_changes_no_update(
     results = [train(policy, minibatches, 64) for policy in (plain, saving)]
 
     for expected, found in zip(*results, strict=True):
-        assert asdict(found) == pytest.approx(asdict(expected), rel=1e-6)
+        # a loss near 0 is a sum of terms of about 1, each with its rounding in fp32
+        assert asdict(found) == pytest.approx(asdict(expected), rel=1e-6, abs=1e-7)
     expected, found = weights(plain, tmp_path / "plain"), weights(saving, tmp_path / "saving")
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-4, msg=name)
