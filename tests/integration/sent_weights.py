@@ -1,11 +1,16 @@
 """Weights to send by broadcast, without the policy that they would come from."""
 
+import os
 from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from services.common.tensor_layout import Layout, TensorKind
+from services.trainer.weight_sender import WeightSender
 from services.trainer.whole_weights import Take
 
 _TYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}
@@ -24,3 +29,26 @@ def giving(weights: Mapping[str, Tensor]) -> Callable[[Take], None]:
             take(name, tensor)
 
     return give
+
+
+def die_in_the_middle(folder: Path, tensors: int, told: Connection) -> None:
+    """As a process of its own: send so many of a folder's weights to one receiver, and be gone.
+
+    Args:
+        folder: holds model.safetensors.
+        tensors: how many are sent.
+        told: gets the receiver's place.
+    """
+    left = tensors
+
+    def give(take: Take) -> None:
+        nonlocal left
+        for name, tensor in load_file(folder / "model.safetensors").items():
+            if left == 0:
+                os._exit(9)
+            left -= 1
+            take(name, tensor)
+
+    sender = WeightSender("127.0.0.1", 0, receivers=1, patience_s=60)
+    told.send(sender.rendezvous(1))
+    sender.send(give)
