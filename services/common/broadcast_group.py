@@ -15,8 +15,8 @@ from torch.distributed import PrefixStore, ProcessGroupGloo, TCPStore  # type: i
 _JOINED = "treerl/joined"
 _PATIENCE = "treerl/patience_s"
 
-_CONNECT = timedelta(seconds=30)
-"""Longest wait for a store that does not answer."""
+_CONNECT_S = 30.0
+"""Longest wait for a store that does not answer, in seconds."""
 
 
 class MeetingPoint:
@@ -54,9 +54,11 @@ def join(host: str, port: int) -> None:
     """Say that one more process has come to a meeting point.
 
     Raises:
-        RuntimeError: nobody is there.
+        OSError: nobody is there.
+        RuntimeError: the sender has just gone.
     """
-    _connect(host, port).add(_JOINED, 1)
+    store, _ = _connect(host, port)
+    store.add(_JOINED, 1)
 
 
 class GlooGroup:
@@ -85,11 +87,10 @@ class GlooGroup:
         """As a process that receives, at somebody's meeting point.
 
         Raises:
+            OSError: nobody is there.
             RuntimeError: the sender, or another member, is gone.
         """
-        store = _connect(host, port)
-        with socket.create_connection((host, port)) as connection:
-            address = connection.getsockname()[0]
+        store, address = _connect(host, port)
         patience_s = float(store.get(_PATIENCE))
         store.set_timeout(timedelta(seconds=patience_s))
         return cls(store, rank, world_size, address, patience_s)
@@ -107,5 +108,10 @@ class GlooGroup:
         self._group = None  # closes the connections
 
 
-def _connect(host: str, port: int) -> TCPStore:
-    return TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=_CONNECT, use_libuv=False)
+def _connect(host: str, port: int) -> tuple[TCPStore, str]:
+    """The store, and the address at which its machine sees this one."""
+    # where nobody listens, the store would try for a minute
+    with socket.create_connection((host, port), timeout=_CONNECT_S) as connection:
+        address: str = connection.getsockname()[0]
+    timeout = timedelta(seconds=_CONNECT_S)
+    return TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout, use_libuv=False), address

@@ -122,7 +122,10 @@ class WeightBroadcaster:
             loads.append(load(address, rank))
             rank += status.broadcast_ranks
         sending = self._thread.run(sender.send, self._policy.send)
-        failure, *answers = await asyncio.gather(sending, *loads, return_exceptions=True)
+        try:
+            failure, *answers = await asyncio.gather(sending, *loads, return_exceptions=True)
+        finally:
+            sender.give_up()  # where this is cancelled, the thread must not wait for those that were not even called
         for answer in answers:
             if isinstance(answer, MismatchError):
                 raise answer

@@ -131,7 +131,7 @@ class FakeSampler(SamplerServiceServicer):
             weights, place = decode_broadcast(request, self.broadcast_ranks, "gloo")
             try:
                 received = await asyncio.to_thread(self._receive, weights, place)
-            except RuntimeError as error:
+            except (OSError, RuntimeError) as error:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, str(error).partition("\n")[0])
             if not self.stale:
                 self._model = received

@@ -1,5 +1,6 @@
 """Weights to send by broadcast, without the policy that they would come from."""
 
+import asyncio
 import os
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
@@ -9,9 +10,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from services.common.published_weights import Canary
 from services.common.tensor_layout import Layout, TensorKind
+from services.common.weight_broadcast import Broadcast, announced
+from services.sampler.engine import InFlight
+from services.sampler.weights import ServedWeights
 from services.trainer.weight_sender import WeightSender
 from services.trainer.whole_weights import Take
+from tests.integration.tiny_policy import CANARY_TOKENS, trainer_logprobs
 
 _TYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 
@@ -29,6 +35,22 @@ def giving(weights: Mapping[str, Tensor]) -> Callable[[Take], None]:
             take(name, tensor)
 
     return give
+
+
+def to_send(folder: Path, version: int) -> Broadcast:
+    """What a trainer tells of a folder's weights before it sends them."""
+    canary = Canary(CANARY_TOKENS, trainer_logprobs(folder, [CANARY_TOKENS])[0])
+    return announced(version, layout_of(load_file(folder / "model.safetensors")), [canary])
+
+
+async def send(
+    served: ServedWeights, folder: Path, version: int, in_flight: InFlight = InFlight.WAIT, receivers: int = 1
+) -> None:
+    """Send a folder's weights as a trainer does, and have all of a sampler's workers receive them."""
+    sender = WeightSender("127.0.0.1", 0, receivers, patience_s=60)
+    sending = asyncio.create_task(asyncio.to_thread(sender.send, giving(load_file(folder / "model.safetensors"))))
+    await served.receive(to_send(folder, version), sender.rendezvous(1), in_flight)
+    await sending
 
 
 def die_in_the_middle(folder: Path, tensors: int, told: Connection) -> None:

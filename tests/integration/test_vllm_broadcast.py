@@ -13,15 +13,15 @@ import pytest_asyncio
 from safetensors.torch import load_file
 
 from services.common.errors import BroadcastError, CanaryError, CheckpointError, NotJoinedError, UnavailableError
-from services.common.published_weights import Canary, unpublished
-from services.common.weight_broadcast import Broadcast, announced
+from services.common.published_weights import unpublished
+from services.common.weight_broadcast import announced
 from services.sampler.engine import CompletionRequest, InFlight
 from services.sampler.settings import SamplerSettings
 from services.sampler.vllm_engine import VllmEngine
 from services.sampler.weights import ServedWeights
 from services.trainer.weight_sender import WeightSender
-from tests.integration.sent_weights import die_in_the_middle, giving, layout_of
-from tests.integration.tiny_policy import CANARY_TOKENS, MODEL_TOKENS, trainer_logprobs, write_policy
+from tests.integration.sent_weights import die_in_the_middle, giving, send, to_send
+from tests.integration.tiny_policy import MODEL_TOKENS, trainer_logprobs, write_policy
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.vllm, pytest.mark.timeout(900)]
 
@@ -51,23 +51,8 @@ async def engine(folder: Path) -> AsyncIterator[VllmEngine]:
 async def served(engine: VllmEngine, folder: Path) -> ServedWeights:
     """Version 1 by broadcast."""
     served = ServedWeights(engine, unpublished(folder / "0"), TOLERANCE_NATS)
-    await send(served, folder, 1)
+    await send(served, folder / "1", 1)
     return served
-
-
-def broadcast(folder: Path, seed: int) -> Broadcast:
-    """Weights of a seed, as the version of that number."""
-    canary = Canary(CANARY_TOKENS, trainer_logprobs(folder / str(seed), [CANARY_TOKENS])[0])
-    return announced(seed, layout_of(load_file(folder / str(seed) / "model.safetensors")), [canary])
-
-
-async def send(served: ServedWeights, folder: Path, seed: int, in_flight: InFlight = InFlight.WAIT) -> None:
-    """Send weights of a seed as a trainer does, and have them received."""
-    sender = WeightSender("127.0.0.1", 0, receivers=1, patience_s=60)
-    weights = load_file(folder / str(seed) / "model.safetensors")
-    sending = asyncio.create_task(asyncio.to_thread(sender.send, giving(weights)))
-    await served.receive(broadcast(folder, seed), sender.rendezvous(1), in_flight)
-    await sending
 
 
 async def serves(engine: VllmEngine, folder: Path, seed: int) -> None:
@@ -86,7 +71,7 @@ async def test_requests_in_flight_are_dealt_with_as_asked(
         asyncio.create_task(engine.complete(CompletionRequest((5, 6, 7 + i), 1.0, 1.0, 240, seed=i))) for i in range(8)
     ]
     await asyncio.sleep(0.15)
-    await send(served, folder, 2, in_flight)
+    await send(served, folder / "2", 2, in_flight)
     versions = {
         tuple(span.policy_version for span in completion.versions) for completion in await asyncio.gather(*running)
     }
@@ -100,7 +85,7 @@ async def test_tensors_of_another_model_are_refused_and_no_group_forms(
     engine: VllmEngine, served: ServedWeights, folder: Path
 ) -> None:
     sender = WeightSender("127.0.0.1", 0, receivers=1, patience_s=60)
-    told = broadcast(folder, 2)
+    told = to_send(folder / "2", 2)
     layout = dict(list(told.layout.items())[1:])
     sending = asyncio.create_task(asyncio.to_thread(sender.send, giving({})))
     with pytest.raises(CheckpointError, match="is missing, expected F32"):
@@ -117,7 +102,7 @@ async def test_a_sender_that_waits_for_another_and_gives_up_costs_nothing(
     sender = WeightSender("127.0.0.1", 0, receivers=2, patience_s=2)
     sending = asyncio.create_task(asyncio.to_thread(sender.send, giving({})))
     with pytest.raises(NotJoinedError):
-        await served.receive(broadcast(folder, 2), sender.rendezvous(1), InFlight.WAIT)
+        await served.receive(to_send(folder / "2", 2), sender.rendezvous(1), InFlight.WAIT)
     with pytest.raises(UnavailableError, match="1 of 2 processes came"):
         await sending
     await serves(engine, folder, 1)
@@ -131,7 +116,7 @@ async def receive_from_one_that_dies(served: ServedWeights, folder: Path, tensor
     process.start()
     place = await asyncio.to_thread(ours.recv)
     try:
-        await served.receive(broadcast(folder, 2), place, InFlight.WAIT)
+        await served.receive(to_send(folder / "2", 2), place, InFlight.WAIT)
     finally:
         await asyncio.to_thread(process.join)
         assert process.exitcode == 9
@@ -169,6 +154,6 @@ async def test_the_canary_catches_what_was_not_announced(
     others = load_file(folder / "0" / "model.safetensors")
     sending = asyncio.create_task(asyncio.to_thread(sender.send, giving(others)))
     with pytest.raises(CanaryError, match="after loading version 2"):
-        await served.receive(broadcast(folder, 2), sender.rendezvous(1), InFlight.WAIT)
+        await served.receive(to_send(folder / "2", 2), sender.rendezvous(1), InFlight.WAIT)
     await sending
     assert (served.intact, served.trusted) == (False, False)
