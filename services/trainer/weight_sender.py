@@ -130,6 +130,8 @@ class _NcclGroup:
             raise ConfigurationError("vLLM finds no NCCL library to send weights by; set weights_transport to folder")
 
     def broadcast(self, tensor: Tensor) -> None:
+        if self._communicator.disabled:  # it would send nothing, and say nothing
+            raise RuntimeError("the group was given up")
         stream = torch.cuda.current_stream()
         self._communicator.broadcast(tensor.to(self._device), src=0, stream=stream)
         stream.synchronize()  # the tensor lasts no longer
