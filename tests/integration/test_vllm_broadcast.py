@@ -122,15 +122,12 @@ async def receive_from_one_that_dies(served: ServedWeights, folder: Path, tensor
         assert process.exitcode == 9
 
 
-@pytest.mark.parametrize("tensors", [3, 20])
-async def test_a_sender_that_dies_in_the_middle_leaves_no_mixture(
-    engine: VllmEngine, folder: Path, tensors: int
-) -> None:
+async def test_a_sender_that_dies_in_the_middle_leaves_no_mixture(engine: VllmEngine, folder: Path) -> None:
     of_folder = ServedWeights(engine, unpublished(folder / "0"), TOLERANCE_NATS)
     await engine.replace_weights(folder / "0", 0)
     await engine.resume()
     with pytest.raises(BroadcastError, match="the broadcast of weights broke off: .*Connection closed by peer"):
-        await receive_from_one_that_dies(of_folder, folder, tensors)
+        await receive_from_one_that_dies(of_folder, folder, 20)
     assert of_folder.intact
     await serves(engine, folder, 0)
 

@@ -105,7 +105,8 @@ async def test_a_run_by_broadcast_survives_kill_9_of_its_only_sampler(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     document["sampler"]["weights_transport"] = document["trainer"]["weights_transport"] = "broadcast"
-    document["trainer"]["steps"] = 4
+    document["trainer"]["steps"] = 3
+    del document["trainer"]["heldout_data"]
     out = tmp_path / "run"
     plan = plan_run(written(document, tmp_path), out, samplers=1, verifiers=1)
     folder = RunFolder(out)
@@ -113,13 +114,13 @@ async def test_a_run_by_broadcast_survives_kill_9_of_its_only_sampler(
         await supervisor.start()
         finishing = asyncio.create_task(supervisor.finished())
         [sampler] = [process for process in supervisor.processes if process.command.name == "sampler-0"]
-        await until(lambda: len(folder.steps()) > 1, finishing)
+        await until(lambda: len(folder.steps()) > 0, finishing)
         assert sampler.pid is not None
         os.kill(sampler.pid, signal.SIGKILL)
         await finishing
 
     steps = folder.steps()
-    assert [step.step for step in steps] == [1, 2, 3, 4]
+    assert [step.step for step in steps] == [1, 2, 3]
     assert sampler.restarts == 1
     assert max(step.reload_canary_max_abs_logprob_diff for step in steps) <= 1e-3
     assert max(step.mismatch_mean_abs_logprob_diff for step in steps) <= 1e-3

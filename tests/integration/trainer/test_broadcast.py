@@ -28,22 +28,17 @@ pytestmark = [
 SEQUENCES = [(1, 2, 3, 4), (5, 6, 7)]
 
 
-async def test_a_run_without_a_folder_for_weights(make_settings: MakeSettings, sampler: FakeSampler) -> None:
-    settings = make_settings(weights_transport="broadcast", max_policy_lag=1, mismatch_correction="token")
-    await run_to_end(settings)
-    steps = rows(settings.output_dir / "metrics.jsonl")
-    assert sampler.versions == [0, 1, 2, 3]
-    assert max(step["reload_canary_max_abs_logprob_diff"] for step in steps) <= 1e-4
-    assert steps[0]["grad_norm"] > 0
-    assert not (settings.output_dir / "weights").exists()
-
-
-async def test_a_sampler_that_starts_anew_between_publications_gets_the_weights_again(
+async def test_a_run_without_a_folder_for_weights_whose_sampler_starts_anew_between_publications(
     make_settings: MakeSettings, sampler: FakeSampler
 ) -> None:
     sampler.restarts_from = {1}
-    await run_to_end(make_settings(weights_transport="broadcast"))
+    settings = make_settings(weights_transport="broadcast", heldout_data=None)
+    await run_to_end(settings)
+    steps = rows(settings.output_dir / "metrics.jsonl")
     assert sampler.versions == [0, 1, 1, 2, 3]
+    assert max(step["reload_canary_max_abs_logprob_diff"] for step in steps) <= 1e-4
+    assert steps[0]["grad_norm"] > 0
+    assert not (settings.output_dir / "weights").exists()
 
 
 @asynccontextmanager
