@@ -6,9 +6,11 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from services.common.errors import CheckpointError
+from services.common.errors import CheckpointError, TreerlError
+from services.common.tensor_layout import Layout
 from services.common.token_class import TokenClass
 from services.common.tree import FinishReason, Logprobs, VersionSpan
+from services.common.weight_broadcast import Rendezvous
 from services.sampler.engine import Completion, CompletionRequest, InFlight
 
 END = 0
@@ -28,6 +30,7 @@ class ScriptedEngine:
         self.loaded: list[Path] = []
         self.unreadable: set[Path] = set()
         self.canary_errors: dict[int, float] = {}
+        self.broadcast_failure: TreerlError | None = None
         self.pauses: list[InFlight] = []
         self.paused = False
         self.pausing = asyncio.Event()
@@ -86,6 +89,12 @@ class ScriptedEngine:
         self.loaded.append(folder)
         if folder in self.unreadable:
             raise CheckpointError(f"cannot read {folder}")
+        self.policy_version = policy_version
+
+    async def receive_weights(self, rendezvous: Rendezvous, layout: Layout, policy_version: int) -> None:
+        """Have them at once, unless something is to go wrong."""
+        if self.broadcast_failure is not None:
+            raise self.broadcast_failure
         self.policy_version = policy_version
 
     async def resume(self) -> None:

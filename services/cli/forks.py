@@ -23,7 +23,7 @@ def show_forks(folders: Sequence[Path], console: Console, *, as_json: bool) -> N
 
     Raises:
         NotFoundError: no such folder.
-        PreconditionError: a run has published no weights, and so left no tokenizer to read its trees by.
+        PreconditionError: a run has written no weights, and so left no tokenizer to read its trees by.
     """
     runs = [RunFolder(path) for path in folders]
     tables = [table for run in runs for table in run_forks(run, run.trees())]
@@ -42,12 +42,13 @@ def run_forks(folder: RunFolder, trees: Iterable[TrainedTree]) -> list[ForkTable
     """The tables of a run.
 
     Raises:
-        PreconditionError: it has published no weights, and so left no tokenizer to read its trees by.
+        PreconditionError: it has written no weights, and so left no tokenizer to read its trees by.
     """
     tokenizer = load_tokenizer(folder.tokenizer_file())
     if tokenizer is None:
         raise PreconditionError(
-            f"{folder.path} holds no weights/*/tokenizer.json: the tokens of its trees cannot be read without it"
+            f"{folder.path} holds no weights/*/tokenizer.json and no checkpoints/*/model/tokenizer.json: the tokens of "
+            "its trees cannot be read without one"
         )
     return fork_tables(folder.path.resolve().name, (trained.tree for trained in trees), TokenTexts(tokenizer))
 

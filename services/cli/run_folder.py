@@ -80,8 +80,9 @@ class RunFolder:
                 yield _trained_tree(line, f"{path}, tree {number}")
 
     def tokenizer_file(self) -> Path | None:
-        """The tokenizer of the weights published last, if any."""
-        return max(self.path.glob("weights/*/tokenizer.json"), default=None)
+        """The tokenizer of the weights published last, or, where they were broadcast, of the newest checkpoint."""
+        published = max(self.path.glob("weights/*/tokenizer.json"), default=None)
+        return published or max(self.path.glob("checkpoints/*/model/tokenizer.json"), default=None)
 
 
 def _records(path: Path, message_type: type[MessageT]) -> list[MessageT]:

@@ -58,6 +58,10 @@ class UnavailableError(TreerlError):
     status = StatusCode.UNAVAILABLE
 
 
+class NotJoinedError(UnavailableError):
+    """The group of a broadcast did not form: nothing was sent, and no weights were touched."""
+
+
 class ConfigurationError(TreerlError):
     """A setting, a file or the machine does not fit; raised at start-up."""
 
@@ -74,6 +78,12 @@ class CheckpointError(TreerlError):
     """Published weights are missing, incomplete, of the wrong shape or of the wrong checksum."""
 
     status = StatusCode.DATA_LOSS
+
+
+class BroadcastError(CheckpointError):
+    """Weights on their way by broadcast did not arrive whole; sent again, they may."""
+
+    status = StatusCode.UNAVAILABLE
 
 
 class CanaryError(CheckpointError):

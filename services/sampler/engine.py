@@ -5,7 +5,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
+from services.common.tensor_layout import Layout
 from services.common.tree import FinishReason, Logprobs, VersionSpan
+from services.common.weight_broadcast import Rendezvous
 from services.sampler.stop_strings import StopStrings
 
 
@@ -112,6 +114,16 @@ class Engine(Protocol):
 
         Raises:
             CheckpointError: the folder cannot be read; the model then holds neither these weights nor the old ones.
+        """
+
+    async def receive_weights(self, rendezvous: Rendezvous, layout: Layout, policy_version: int) -> None:
+        """Receive the weights of a broadcast into the running model; call and effect as of `replace_weights`.
+
+        Raises:
+            NotJoinedError: the group did not form; the model holds what it held.
+            BroadcastError: they did not arrive whole, or do not fit; the model holds neither these weights nor the old
+                ones.
+            UnavailableError: the patience is over, and the engine still hangs: it is lost.
         """
 
     async def resume(self) -> None:

@@ -10,6 +10,7 @@ from services.common.admission import Admission
 from services.common.errors import InvalidRequestError, PreconditionError, UnavailableError
 from services.common.grpc_server import Context
 from services.common.tree import Branch, SearchParameters, Tree, TreeRequest
+from services.common.weight_broadcast import decode_broadcast
 from services.sampler.engine import Engine, InFlight
 from services.sampler.eptree import search
 from services.sampler.growing_tree import GrowingTree
@@ -18,6 +19,7 @@ from services.sampler.prompts import PromptCodec
 from services.sampler.request_limits import RequestLimits
 from services.sampler.settings import SamplerSettings
 from services.sampler.siblings import together
+from services.sampler.vllm_arguments import broadcast_backend
 from services.sampler.weights import ServedWeights
 from treerl.sampler.v1 import sampler_service_pb2 as pb
 from treerl.sampler.v1 import sampler_service_pb2_grpc as rpc
@@ -37,6 +39,8 @@ class SamplerServicer(rpc.SamplerServiceServicer):
         self._limits = RequestLimits(settings)
         self._admission = Admission(settings.max_running_leaves, settings.max_waiting_calls)
         self._held = HeldTrees(settings.max_held_trees, settings.max_held_tokens, settings.held_tree_ttl_s)
+        takes_broadcasts = settings.weights_transport == "broadcast"
+        self._broadcast_ranks = settings.tensor_parallel * settings.data_parallel if takes_broadcasts else 0
         self._attached: tuple[Engine, PromptCodec, ServedWeights] | None = None
         self._searching: set[asyncio.Task[Tree]] = set()
 
@@ -113,7 +117,13 @@ class SamplerServicer(rpc.SamplerServiceServicer):
             in_flight = InFlight(request.in_flight or InFlight.WAIT.value)
         except ValueError as error:
             raise InvalidRequestError(f"in_flight is {request.in_flight}: expected WAIT, KEEP or ABORT") from error
-        loaded = await weights.load(Path(request.location), request.policy_version, request.checksum, in_flight)
+        if request.HasField("broadcast"):
+            if not self._broadcast_ranks:
+                raise PreconditionError("weights come in folders here: set weights_transport to broadcast in [sampler]")
+            told = decode_broadcast(request, self._broadcast_ranks, broadcast_backend(self._settings))
+            loaded = await weights.receive(*told, in_flight)
+        else:
+            loaded = await weights.load(Path(request.location), request.policy_version, request.checksum, in_flight)
         return pb.LoadCheckpointResponse(
             policy_version=loaded.policy_version,
             checksum=loaded.checksum,
@@ -129,6 +139,7 @@ class SamplerServicer(rpc.SamplerServiceServicer):
             model=str(self._settings.model),
             trees_in_flight=len(self._searching),
             trees_held=len(self._held),
+            broadcast_ranks=self._broadcast_ranks,
         )
 
     def _ready(self) -> tuple[Engine, PromptCodec, ServedWeights]:

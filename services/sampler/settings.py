@@ -23,6 +23,11 @@ class SamplerSettings(ServiceSettings):
     weights_dir: Path | None = Field(
         default=None, description="folder where the trainer publishes; a restarted sampler starts from the latest there"
     )
+    weights_transport: Literal["folder", "broadcast"] = Field(
+        default="folder",
+        description="broadcast also receives weights that the trainer sends over the network (as its own "
+        "weights_transport says), from wherever a caller of LoadCheckpoint names: keep the port private",
+    )
     prompt_format: PromptFormat = Field(
         default="plain", description="plain text, or the user's turn of a chat template"
     )

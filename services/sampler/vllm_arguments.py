@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from services.common.errors import ConfigurationError
+from services.common.weight_broadcast import Backend
 from services.sampler.adapters import Adapter, engine_rank
 from services.sampler.settings import SamplerSettings
 from services.sampler.vllm_completion import MAX_TOP_TOKENS
@@ -18,6 +19,9 @@ CPU_BLOCK_TOKENS = 32
 CUDA_BLOCK_TOKENS = 16
 """Smallest prefix-cache block on CUDA."""
 
+GLOO_BACKEND = "treerl-gloo"
+"""Name in vLLM of the engine that receives weights where there is no GPU; see `gloo_transfer`."""
+
 
 def runs_on_cpu(settings: SamplerSettings) -> bool:
     """Whether the engine is to run on the CPU."""
@@ -26,6 +30,11 @@ def runs_on_cpu(settings: SamplerSettings) -> bool:
     import torch
 
     return not torch.cuda.is_available()
+
+
+def broadcast_backend(settings: SamplerSettings) -> Backend:
+    """What weights that are broadcast come through."""
+    return "gloo" if runs_on_cpu(settings) else "nccl"
 
 
 def set_environment(settings: SamplerSettings, on_cpu: bool) -> None:
@@ -79,6 +88,8 @@ def engine_arguments(settings: SamplerSettings, folder: Path, on_cpu: bool, adap
         "logprobs_mode": "raw_logprobs",
         "max_logprobs": MAX_TOP_TOKENS,
     }
+    if settings.weights_transport == "broadcast":
+        arguments["weight_transfer_config"] = {"backend": GLOO_BACKEND if on_cpu else "nccl"}
     if on_cpu and settings.tensor_parallel == 1:
         from vllm.v1.executor.uniproc_executor import UniProcExecutor
 

@@ -1,6 +1,6 @@
 """vLLM's asynchronous engine behind the `Engine` protocol; the only file that imports vLLM's front end.
 
-Not covered: multimodal prompts, and weight transfer over NCCL.
+Not covered: multimodal prompts.
 """
 
 import asyncio
@@ -11,12 +11,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from services.common.errors import CheckpointError, ConfigurationError, InvalidRequestError, UnavailableError
+from services.common.errors import (
+    BroadcastError,
+    CheckpointError,
+    ConfigurationError,
+    InvalidRequestError,
+    NotJoinedError,
+    TreerlError,
+    UnavailableError,
+)
+from services.common.tensor_layout import TORCH_TYPES, Layout
+from services.common.weight_broadcast import Rendezvous
 from services.sampler.adapters import Adapter, read_adapters
 from services.sampler.engine import Completion, CompletionRequest, InFlight
 from services.sampler.settings import SamplerSettings
 from services.sampler.vllm_arguments import engine_arguments, runs_on_cpu, set_environment
 from services.sampler.vllm_completion import GrowingCompletion, sampling_params
+
+_GRACE_S = 5.0
+"""Time for a worker to give up by itself before it is held to hang, in seconds."""
 
 
 class VllmEngine:
@@ -130,15 +143,26 @@ class VllmEngine:
     async def replace_weights(self, folder: Path, policy_version: int) -> None:
         """See `Engine.replace_weights`."""
         with _alive():
-            try:
+            with _told_as(CheckpointError, f"vLLM cannot read the weights in {folder}"):
                 await self._llm.collective_rpc("reload_from", args=(str(folder),))
-            except Exception as error:
-                if type(error) is not Exception:  # what vLLM makes of any failure in its worker
-                    raise
-                reason = " ".join(str(error).split())
-                raise CheckpointError(f"vLLM cannot read the weights in {folder}: {reason}") from error
             await self._begin_tenure(policy_version)
             await self._llm.resume_generation()  # for `score`; `complete` stays closed
+
+    async def receive_weights(self, rendezvous: Rendezvous, layout: Layout, policy_version: int) -> None:
+        """See `Engine.receive_weights`."""
+        init_info, update_info = transfer_infos(rendezvous, layout)
+        try:
+            async with asyncio.timeout(rendezvous.patience_s + _GRACE_S):
+                with _alive():
+                    with _told_as(NotJoinedError, "the group that weights are sent to did not form"):
+                        await self._llm.collective_rpc("join_broadcast", args=(init_info,))
+                    with _told_as(BroadcastError, "the broadcast of weights broke off"):
+                        await self._llm.collective_rpc("receive_broadcast", args=(update_info,))
+                    await self._begin_tenure(policy_version)
+                    await self._llm.resume_generation()
+        except TimeoutError as error:
+            # nothing interrupts NCCL: only the end of the process does
+            raise UnavailableError(f"a broadcast of weights hangs, after {rendezvous.patience_s:g} s") from error
 
     async def resume(self) -> None:
         """See `Engine.resume`."""
@@ -223,6 +247,33 @@ class VllmEngine:
                     yield output
             except VLLMClientError as error:
                 raise InvalidRequestError(str(error)) from error
+
+
+def transfer_infos(rendezvous: Rendezvous, layout: Layout) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What vLLM's NCCL engine is told of the group, and of the weights."""
+    init_info = {
+        "master_address": rendezvous.host,
+        "master_port": rendezvous.port,
+        "rank_offset": rendezvous.first_rank,
+        "world_size": rendezvous.world_size,
+    }
+    update_info = {
+        "names": list(layout),
+        "dtype_names": [TORCH_TYPES[kind.dtype] for kind in layout.values()],
+        "shapes": [list(kind.shape) for kind in layout.values()],
+    }
+    return init_info, update_info
+
+
+@contextmanager
+def _told_as(kind: type[TreerlError], what: str) -> Iterator[None]:
+    """Turns a failure in vLLM's worker into an error of ours."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is not Exception:  # what vLLM makes of any failure in its worker
+            raise
+        raise kind(f"{what}: {' '.join(str(error).split())}") from error
 
 
 @contextmanager

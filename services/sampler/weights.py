@@ -5,18 +5,25 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import structlog
 
 from services.common import metrics, published_weights
-from services.common.errors import CanaryError, CheckpointError, UnavailableError
+from services.common.errors import BroadcastError, CanaryError, CheckpointError, NotJoinedError, UnavailableError
 from services.common.published_weights import Canary, PublishedWeights
+from services.common.tensor_layout import Layout, difference, of_any_precision
+from services.common.weight_broadcast import Broadcast, Rendezvous
 from services.sampler.engine import Engine, InFlight
-from services.sampler.tensor_layout import Layout, difference, of_any_precision, tensor_layout
+from services.sampler.folder_layout import folder_layout
 
 _RESULTS = ("loaded", "refused", "wrong canary", "interrupted")
 """How a load may end, for the metric."""
+
+Weights: TypeAlias = PublishedWeights | Broadcast
+"""Weights, by where they come from."""
 
 log = structlog.get_logger()
 
@@ -27,7 +34,7 @@ class Loaded:
 
     Attributes:
         policy_version: version now serving.
-        checksum: checksum of the folder that was read.
+        checksum: theirs, as announced.
         canary_max_abs_logprob_diff: largest |engine - trainer| logprob on its canaries, in nats.
         pause_s: time during which no completion could begin.
     """
@@ -65,10 +72,10 @@ class ServedWeights:
         self._engine = engine
         self._tolerance = tolerance_nats
         self._on_trust = on_trust
-        self._layout = tensor_layout(weights.folder)  # now: the trainer may have dropped the folder when it is needed
+        self._layout = folder_layout(weights.folder)  # now: the trainer may have dropped the folder when it is needed
         self._loading: asyncio.Task[Loaded] | None = None
         self._changed = asyncio.Condition()
-        self.now = weights
+        self.now: Weights = weights
         self.trusted = True
         self.intact = True
         metrics.SAMPLER_POLICY_VERSION.set(weights.policy_version)
@@ -96,20 +103,62 @@ class ServedWeights:
             CanaryError: with these weights the engine computes something else than the trainer.
             UnavailableError: another load is under way, the engine died, or the weights are lost.
         """
+        return await self._begin(
+            partial(asyncio.to_thread, self._check, location, policy_version, checksum),
+            partial(self._engine.replace_weights, location, policy_version),
+            in_flight,
+        )
+
+    async def receive(self, broadcast: Broadcast, rendezvous: Rendezvous, in_flight: InFlight) -> Loaded:
+        """Replace the weights by those of a broadcast; if that fails, the old ones serve on if they are in a folder.
+
+        A load that has begun goes on to its end, also if its caller is cancelled.
+
+        Raises:
+            CheckpointError: they are of another model.
+            CanaryError: with these weights the engine computes something else than the trainer.
+            UnavailableError: the group did not form, another load is under way, the engine died, or the weights are
+                lost.
+            BroadcastError: they did not arrive whole.
+        """
+
+        async def check() -> tuple[Weights, Layout]:
+            self._compare(broadcast.layout, "announced")
+            return broadcast, broadcast.layout
+
+        return await self._begin(
+            check,
+            partial(self._engine.receive_weights, rendezvous, broadcast.layout, broadcast.policy_version),
+            in_flight,
+        )
+
+    async def _begin(
+        self,
+        check: Callable[[], Awaitable[tuple[Weights, Layout]]],
+        put: Callable[[], Awaitable[None]],
+        in_flight: InFlight,
+    ) -> Loaded:
         if self._loading is not None and not self._loading.done():
             raise UnavailableError("another checkpoint is being loaded; try again when it is done")
-        self._loading = asyncio.create_task(self._load(location, policy_version, checksum, in_flight))
+        self._loading = asyncio.create_task(self._load(check, put, in_flight))
         return await asyncio.shield(self._loading)
 
-    async def _load(self, location: Path, policy_version: int, checksum: str, in_flight: InFlight) -> Loaded:
+    async def _load(
+        self,
+        check: Callable[[], Awaitable[tuple[Weights, Layout]]],
+        put: Callable[[], Awaitable[None]],
+        in_flight: InFlight,
+    ) -> Loaded:
         result = "interrupted"
         try:
-            weights, layout = await asyncio.to_thread(self._check, location, policy_version, checksum)
-            loaded = await self._replace(weights, in_flight)
+            weights, layout = await check()
+            loaded = await self._replace(weights, put, in_flight)
             result = "loaded"
         except CanaryError:
             result = "wrong canary"
             raise
+        except BroadcastError:
+            raise  # interrupted
         except CheckpointError:
             result = "refused"
             raise
@@ -121,20 +170,23 @@ class ServedWeights:
             self._changed.notify_all()
         metrics.RELOAD_PAUSE_SECONDS.observe(loaded.pause_s)
         metrics.RELOAD_CANARY.set(loaded.canary_max_abs_logprob_diff)
-        metrics.SAMPLER_POLICY_VERSION.set(policy_version)
-        log.info("weights loaded", policy_version=policy_version, canary=loaded.canary_max_abs_logprob_diff)
+        metrics.SAMPLER_POLICY_VERSION.set(loaded.policy_version)
+        log.info("weights loaded", policy_version=loaded.policy_version, canary=loaded.canary_max_abs_logprob_diff)
         return loaded
 
-    async def _replace(self, weights: PublishedWeights, in_flight: InFlight) -> Loaded:
+    async def _replace(self, weights: Weights, put: Callable[[], Awaitable[None]], in_flight: InFlight) -> Loaded:
         """Put weights into the engine and prove them; if that fails, put the old ones back and prove those."""
         before = await self._provable(self.now, weights.canaries)
         started = time.perf_counter()
         await self._engine.pause(in_flight)
         proven = False
         try:
-            await self._engine.replace_weights(weights.folder, weights.policy_version)
+            await put()
             largest = await self.prove(weights)
             self.now, proven = weights, True
+        except NotJoinedError:
+            proven = True  # the old weights are still there
+            raise
         except CheckpointError as failure:
             if isinstance(failure, CanaryError):
                 await self._trust(False)
@@ -148,10 +200,12 @@ class ServedWeights:
                 self.intact = False
         return Loaded(weights.policy_version, weights.checksum, largest, time.perf_counter() - started)
 
-    async def _bring_back(self, before: PublishedWeights, failure: CheckpointError) -> None:
+    async def _bring_back(self, before: Weights, failure: CheckpointError) -> None:
         # Completions that were kept may have gone on under the refused weights: they must begin anew.
         await self._engine.pause(InFlight.ABORT)
         try:
+            if isinstance(before, Broadcast):
+                raise CheckpointError(f"version {before.policy_version} was broadcast and is in no folder")
             await self._engine.replace_weights(before.folder, before.policy_version)
             await self.prove(before)
         except CheckpointError as second:
@@ -160,7 +214,7 @@ class ServedWeights:
             raise kind(f"{failure}; the weights before are lost too: {second}") from second
         log.warning("old weights brought back", policy_version=before.policy_version, reason=str(failure))
 
-    async def prove(self, weights: PublishedWeights) -> float:
+    async def prove(self, weights: Weights) -> float:
         """Largest |engine - trainer| logprob over all canaries and replicas, in nats.
 
         Args:
@@ -184,7 +238,7 @@ class ServedWeights:
             )
         return largest
 
-    async def _provable(self, weights: PublishedWeights, canaries: Sequence[Canary]) -> PublishedWeights:
+    async def _provable(self, weights: Weights, canaries: Sequence[Canary]) -> Weights:
         """The weights now serving with canaries, of the engine's own making where no trainer gave any."""
         if weights.canaries:
             return weights
@@ -206,10 +260,13 @@ class ServedWeights:
                 f"{location} holds version {weights.policy_version} with checksum {weights.checksum[:12]}…: "
                 f"expected version {policy_version} with {checksum[:12]}…"
             )
-        layout = tensor_layout(location)
+        layout = folder_layout(location)
+        self._compare(layout, f"in {location}")
+        return weights, layout
+
+    def _compare(self, layout: Layout, where: str) -> None:
         expected, found = self._layout, layout
         if not self.now.checksum:  # the model that a run starts from may be of another precision than its trainer
             expected, found = of_any_precision(expected), of_any_precision(found)
         if expected and (complaint := difference(expected, found)):  # it is empty for a model that is not safetensors
-            raise CheckpointError(f"the tensors in {location} are not those of the model being served: {complaint}")
-        return weights, layout
+            raise CheckpointError(f"the tensors {where} are not those of the model being served: {complaint}")

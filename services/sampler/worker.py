@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from services.common import codec
 from services.common.errors import NotReadyError
-from services.common.published_weights import PublishedWeights
 from services.common.stage import Stage
 from services.common.streams import PROMPTS, TREES, Streams
 from services.common.tree import in_canonical_order
@@ -13,7 +12,7 @@ from services.sampler.engine import Engine
 from services.sampler.eptree import search
 from services.sampler.prompts import PromptCodec
 from services.sampler.settings import SamplerSettings
-from services.sampler.weights import ServedWeights
+from services.sampler.weights import ServedWeights, Weights
 from treerl.common.v1 import tree_pb2
 
 
@@ -32,7 +31,7 @@ class SamplerWorker:
         self._prompts = prompts
         self._weights = weights
         self._settings = settings
-        self._too_old: PublishedWeights | None = None
+        self._too_old: Weights | None = None
 
     async def run(self, streams: Streams, stopping: asyncio.Event) -> None:
         """Work until asked to stop.

@@ -6,6 +6,7 @@ Under torchrun, or with the setting `processes`, it is several: one leads, the o
 import asyncio
 import os
 import signal
+from typing import Literal
 
 from redis.exceptions import RedisError
 
@@ -36,7 +37,10 @@ async def serve(settings: TrainerSettings) -> None:
     if torchrun.started_by_torchrun():
         torchrun.die_with_torchrun()
     elif settings.processes > 1:
-        torchrun.become_torchrun("services.trainer", settings.processes)
+        reach: Literal["on the loopback", "to other machines"] = (
+            "to other machines" if settings.weights_transport == "broadcast" else "on the loopback"
+        )
+        torchrun.become_torchrun("services.trainer", settings.processes, reach)
     await (_lead if torchrun.rank() == 0 else _follow)(settings)
 
 

@@ -5,7 +5,7 @@ Everything here blocks.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from services.common.errors import CheckpointError
-from services.trainer.deepspeed_engine import gathered, make_engine
+from services.common.tensor_layout import Layout
+from services.trainer.deepspeed_engine import make_engine
 from services.trainer.language_model import TargetLogits, load_model, recompute_layers, target_logits
 from services.trainer.lora import Adapters
 from services.trainer.loss import TokenScores, token_logprobs, token_scores
@@ -28,6 +29,7 @@ from services.trainer.packing_check import prepare_for_trees
 from services.trainer.processes import Processes, deal
 from services.trainer.rows import Packing, sequence_row
 from services.trainer.settings import TrainerSettings
+from services.trainer.whole_weights import Take, layout, whole_weights
 
 _CHECKPOINT_TAG = "deepspeed"
 _LAYOUT_FILE = "layout.json"
@@ -68,6 +70,10 @@ def _together(method: Callable[Concatenate["Policy", P], T]) -> Callable[Concate
             return method(policy, *args, **kwargs)
 
     return call
+
+
+def _drop(name: str, tensor: Tensor) -> None:
+    """What becomes of a weight where a process does not lead."""
 
 
 class Policy:
@@ -210,6 +216,22 @@ class Policy:
             tensors = self._adapters.merged(tensors)
         self._model.save_pretrained(folder, state_dict=tensors)
 
+    def layout(self) -> Layout:
+        """The tensors that `send` gives, in its order."""
+        return layout(self._model)
+
+    def send(self, take: Take) -> None:
+        """As the leader: give each weight away, by name; tied ones once, and adapters merged into the weights.
+
+        Only one is gathered at a time, and lasts until the call returns; with adapters, copies of all are held.
+
+        Args:
+            take: must not raise, because the other processes gather what is left all the same.
+        """
+        with self.processes.together((self.send.__name__, (_drop,), {})):
+            for name, tensor in self._plain_weights():
+                take(name, tensor)
+
     @_together
     def save(self, folder: Path) -> None:
         """Write everything that training needs to go on: weights, optimizer and random state.
@@ -252,14 +274,16 @@ class Policy:
     def _whole_tensors(self) -> dict[str, Tensor]:
         """Copies of all weights, gathered one after the other; empty where this process does not lead."""
         tensors = {}
-        names: dict[int, str] = {}
-        for name, tensor in self._model.state_dict(keep_vars=True).items():
-            if names.setdefault(id(tensor), name) != name:
-                continue  # it is tied to one that came before
-            with gathered([tensor], self._zero_stage):
-                if self.processes.rank == 0:
-                    tensors[name] = tensor.detach().to("cpu", copy=True)
+        for name, tensor in whole_weights(self._model, self._zero_stage):
+            if self.processes.rank == 0:
+                tensors[name] = tensor.to("cpu", copy=True)
         return tensors
+
+    def _plain_weights(self) -> Iterable[tuple[str, Tensor]]:
+        if self._adapters is None:
+            return whole_weights(self._model, self._zero_stage)
+        tensors = self._whole_tensors()
+        return self._adapters.merged(tensors).items() if self.processes.rank == 0 else ()
 
     def _score(self, batch: Microbatch) -> TokenScores:
         target_n = self._tensor(batch.target_n)

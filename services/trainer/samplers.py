@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import structlog
@@ -13,6 +13,7 @@ from grpc import aio
 from services.common.errors import MismatchError, UnavailableError
 from services.common.grpc_server import CHANNEL_OPTIONS
 from services.common.published_weights import PublishedWeights
+from services.common.weight_broadcast import Broadcast, Rendezvous, encode_broadcast
 from services.trainer.sampler_addresses import sampler_addresses
 from services.trainer.settings import TrainerSettings
 from treerl.sampler.v1 import sampler_service_pb2 as pb
@@ -20,6 +21,12 @@ from treerl.sampler.v1.sampler_service_pb2_grpc import SamplerServiceStub
 
 _RETRY_S = 0.5
 """Pause before a sampler that does not answer is asked again."""
+
+_STATUS_S = 10.0
+"""Longest that a sampler may take to say how it is."""
+
+_REFUSALS = (grpc.StatusCode.DATA_LOSS, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT)
+"""What a sampler answers to a load that it would refuse again."""
 
 log = structlog.get_logger()
 
@@ -35,6 +42,14 @@ class Reload:
 
     pause_s: float
     canary_max_abs_logprob_diff: float
+
+    @classmethod
+    def of(cls, responses: Collection[pb.LoadCheckpointResponse]) -> Self:
+        """What all samplers answered."""
+        return cls(
+            pause_s=max(response.pause_s for response in responses),
+            canary_max_abs_logprob_diff=max(response.canary_max_abs_logprob_diff for response in responses),
+        )
 
 
 class Samplers:
@@ -65,10 +80,7 @@ class Samplers:
                 raise UnavailableError(f"no sampler is at {', '.join(self._given)}: {self._patience_s:g} s have passed")
             if not responses:
                 await asyncio.sleep(_RETRY_S)
-        return Reload(
-            pause_s=max(response.pause_s for response in responses),
-            canary_max_abs_logprob_diff=max(response.canary_max_abs_logprob_diff for response in responses),
-        )
+        return Reload.of(responses)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -84,6 +96,44 @@ class Samplers:
             if address not in self._channels:
                 self._channels[address] = aio.insecure_channel(address, options=options)
 
+    async def statuses(self) -> dict[str, pb.GetStatusResponse | None]:
+        """What each sampler says of itself, by address; None of one that does not answer."""
+        await self._connect(await sampler_addresses(self._given))
+        answers = await asyncio.gather(*map(self._status, self._channels))
+        return dict(zip(self._channels, answers, strict=True))
+
+    async def receive(
+        self, address: str, broadcast: Broadcast, rendezvous: Rendezvous, timeout_s: float
+    ) -> pb.LoadCheckpointResponse:
+        """Have one sampler receive weights, and check what it answers.
+
+        Raises:
+            UnavailableError: it did not load them; names it.
+            MismatchError: it refused the weights, or serves something else than was sent; names it.
+        """
+        request = encode_broadcast(broadcast, rendezvous)
+        request.in_flight = self._in_flight
+        try:
+            response: pb.LoadCheckpointResponse = await self._stub(address).LoadCheckpoint(request, timeout=timeout_s)
+        except aio.AioRpcError as error:
+            raise _not_loaded(address, broadcast.policy_version, error) from error
+        self._check(address, broadcast, response)
+        return response
+
+    def _stub(self, address: str) -> Any:
+        return SamplerServiceStub(self._channels[address])  # its types know no asyncio
+
+    async def _status(self, address: str) -> pb.GetStatusResponse | None:
+        try:
+            response: pb.GetStatusResponse = await self._stub(address).GetStatus(
+                pb.GetStatusRequest(), timeout=_STATUS_S
+            )
+        except aio.AioRpcError as error:
+            if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                raise UnavailableError(f"sampler {address}: {error.code().name}: {error.details()}") from error
+            return None
+        return response
+
     async def _load(self, address: str, weights: PublishedWeights, deadline: float) -> pb.LoadCheckpointResponse | None:
         """What a sampler answers; None if it left meanwhile."""
         request = pb.LoadCheckpointRequest(
@@ -92,7 +142,7 @@ class Samplers:
             checksum=weights.checksum,
             in_flight=self._in_flight,
         )
-        call: Any = SamplerServiceStub(self._channels[address]).LoadCheckpoint  # the stub's types know no asyncio
+        call = self._stub(address).LoadCheckpoint
         while True:
             try:
                 response: pb.LoadCheckpointResponse = await call(
@@ -106,15 +156,11 @@ class Samplers:
                 if error.code() is grpc.StatusCode.UNAVAILABLE and time.monotonic() < deadline:
                     await asyncio.sleep(_RETRY_S)
                     continue
-                kind = MismatchError if error.code() is grpc.StatusCode.DATA_LOSS else UnavailableError
-                raise kind(
-                    f"sampler {address} did not load version {weights.policy_version}: "
-                    f"{error.code().name}: {error.details()}"
-                ) from error
+                raise _not_loaded(address, weights.policy_version, error) from error
             self._check(address, weights, response)
             return response
 
-    def _check(self, address: str, weights: PublishedWeights, response: pb.LoadCheckpointResponse) -> None:
+    def _check(self, address: str, weights: PublishedWeights | Broadcast, response: pb.LoadCheckpointResponse) -> None:
         served = response.policy_version, response.checksum
         if served != (weights.policy_version, weights.checksum):
             raise MismatchError(
@@ -127,3 +173,8 @@ class Samplers:
                 f"sampler {address} loaded version {weights.policy_version} but computes its canary {difference:.3g} "
                 f"nats off, allowed are {self._canary_tolerance:g}: it still uses other weights somewhere"
             )
+
+
+def _not_loaded(address: str, policy_version: int, error: aio.AioRpcError) -> UnavailableError | MismatchError:
+    kind = MismatchError if error.code() in _REFUSALS else UnavailableError
+    return kind(f"sampler {address} did not load version {policy_version}: {error.code().name}: {error.details()}")

@@ -184,6 +184,20 @@ class TrainerSettings(ServiceSettings):
         "or are sampled again",
     )
 
+    weights_transport: Literal["folder", "broadcast"] = Field(
+        default="folder",
+        description="how weights reach samplers: in a folder that they read, or sent to all at once over the network "
+        "(NCCL where there are GPUs, else gloo); samplers then need the same setting",
+    )
+    broadcast_host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="address of the trainer's machine at which samplers reach it, for weights_transport broadcast",
+    )
+    broadcast_port: int = Field(
+        default=0, ge=0, le=65535, description="port there at which they meet; 0 takes a free one each time"
+    )
+
     max_policy_lag: int = Field(
         default=0,
         ge=0,

@@ -7,7 +7,7 @@ import ctypes
 import os
 import signal
 import sys
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 _PR_SET_PDEATHSIG = 1
 
@@ -15,7 +15,6 @@ _ONE_MACHINE = {
     # torchrun and the processes meet in a file and on the loopback; without these, in ports that listen everywhere
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     "GLOO_SOCKET_IFNAME": "lo",
-    "NCCL_SOCKET_IFNAME": "lo",
 }
 
 
@@ -29,14 +28,23 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def become_torchrun(module: str, processes: int) -> NoReturn:
-    """Become torchrun, which starts a module so many times with this process's command line."""
+def become_torchrun(module: str, processes: int, nccl: Literal["on the loopback", "to other machines"]) -> NoReturn:
+    """Become torchrun, which starts a module so many times with this process's command line.
+
+    Args:
+        module: what is started.
+        processes: how many times.
+        nccl: where it connects to. To other machines, it listens on the interface that NCCL_SOCKET_IFNAME names.
+    """
+    environment = os.environ | _ONE_MACHINE
+    if nccl == "on the loopback":
+        environment["NCCL_SOCKET_IFNAME"] = "lo"
     words = (
         *(sys.executable, "-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={processes}"),
         *("--rdzv-backend=c10d", "--rdzv-conf=store_type=file", "--local-addr=127.0.0.1"),
         *("-m", "--", module, *sys.argv[1:]),  # without the dashes it would take some flags for its own
     )
-    os.execve(sys.executable, words, os.environ | _ONE_MACHINE)
+    os.execve(sys.executable, words, environment)
 
 
 def die_with_torchrun() -> None:

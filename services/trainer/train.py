@@ -43,7 +43,7 @@ async def train_step(run: TrainingRun, step: int) -> None:
     """Train on the trees of one step and publish the weights that come of it."""
     settings, began = run.settings, time.perf_counter()
     await ask_ahead(run.rollouts, run.dataset, settings, step)
-    trees = await collect_step(run.rollouts, run.dataset, settings, step)
+    trees = await run.collect(collect_step(run.rollouts, run.dataset, settings, step))
     collected = time.perf_counter()
 
     weighted = [weigh_tree(tree, settings.advantage) for tree in trees.trained]
@@ -78,5 +78,5 @@ async def evaluate_heldout(run: TrainingRun, version: int) -> None:
     if run.heldout:
         requests = evaluation_requests(run.heldout, run.settings, version)
         await run.rollouts.request(requests)
-        rollout = await run.rollouts.collect(requests)
+        rollout = await run.collect(run.rollouts.collect(requests))
         await run.log.append_evaluation(evaluate(version, rollout.require()))

@@ -1,9 +1,10 @@
 """The parts of a training run put together, started afresh or taken up again from a checkpoint."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import structlog
 
@@ -19,11 +20,14 @@ from services.trainer.run_control import RunControl
 from services.trainer.run_log import RunLog
 from services.trainer.samplers import Reload, Samplers
 from services.trainer.settings import TrainerSettings
-from services.trainer.weights import WeightsFolder
+from services.trainer.weight_broadcaster import WeightBroadcaster
+from services.trainer.weights import WeightsFolder, to_broadcast
 from services.trainer.worker_thread import WorkerThread
 
 _CONSUMER = "trainer"
 """The trainer's name in the streams. A run has one trainer, and it must find its unfinished work on any machine."""
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -33,6 +37,7 @@ class TrainingRun:
     """What the training loop works with.
 
     Attributes:
+        broadcaster: how weights reach the samplers where they are not read from a folder.
         heldout: problems to evaluate on; none where nothing is to be evaluated.
         thread: where everything that blocks must run.
         checkpoint: the newest one.
@@ -45,6 +50,7 @@ class TrainingRun:
     policy: Policy
     weights: WeightsFolder
     samplers: Samplers
+    broadcaster: WeightBroadcaster | None
     checkpoints: Checkpoints
     log: RunLog
     control: RunControl
@@ -58,10 +64,18 @@ class TrainingRun:
             UnavailableError: a sampler did not load them.
             MismatchError: a sampler does not serve what was published.
         """
-        published = await self.thread.run(self.weights.publish, self.policy, version, canary_sequences)
-        reload = await self.samplers.load(published)
+        if self.broadcaster is not None:
+            broadcast = await self.thread.run(to_broadcast, self.policy, version, canary_sequences)
+            reload = await self.broadcaster.publish(broadcast)
+        else:
+            published = await self.thread.run(self.weights.publish, self.policy, version, canary_sequences)
+            reload = await self.samplers.load(published)
         self.control.policy_version = version
         return reload
+
+    async def collect(self, waiting: Coroutine[Any, Any, T]) -> T:
+        """Wait for trees. A sampler that starts anew meanwhile, and has no folder to start from, gets the weights."""
+        return await (waiting if self.broadcaster is None else self.broadcaster.meanwhile(waiting))
 
     async def save_checkpoint(self) -> Checkpoint:
         """Write a checkpoint of the last step done, unless there is one, and let go of the trees that it covers."""
@@ -126,6 +140,7 @@ async def open_run(settings: TrainerSettings, control: RunControl, run_log: RunL
         resources.push_async_callback(thread.close)
         policy = await thread.run(Policy, settings)
         resources.push_async_callback(thread.run, policy.close)
+        broadcasts = settings.weights_transport == "broadcast"
         run = TrainingRun(
             settings=settings,
             dataset=dataset,
@@ -134,6 +149,7 @@ async def open_run(settings: TrainerSettings, control: RunControl, run_log: RunL
             policy=policy,
             weights=WeightsFolder(settings.output_dir / "weights", settings.model),
             samplers=samplers,
+            broadcaster=WeightBroadcaster(settings, samplers, policy, thread) if broadcasts else None,
             checkpoints=Checkpoints(settings.output_dir / "checkpoints", settings.keep_checkpoints),
             log=run_log,
             control=control,

@@ -12,10 +12,14 @@ from services.common.errors import CheckpointError, ConfigurationError
 from services.common.problem import Problem
 from services.common.published_weights import Canary, PublishedWeights
 from services.common.tree import Tree, path_tokens
+from services.common.weight_broadcast import Broadcast, announced
 from services.trainer.policy import Policy
 
 _CANARIES = 4
 """Sequences of a canary: a wrong layer shows in any, and computing them must cost next to nothing."""
+
+_SENT_CANARY_TOKENS = 4096
+"""Tokens of a canary that is sent with a call, which samplers bound."""
 
 _COPIED_SUFFIXES = (".json", ".jinja", ".model", ".tiktoken", ".txt")
 """Tokenizer and generation files of a model folder; its weights and config are written anew."""
@@ -46,6 +50,31 @@ def path_sequences(trees: Sequence[Tree]) -> list[tuple[int, ...]]:
     return sequences
 
 
+def canaries_of(policy: Policy, version: int, sequences: Sequence[Sequence[int]]) -> list[Canary]:
+    """What the policy computes for canary sequences. Blocks.
+
+    Raises:
+        CheckpointError: it computes something that is not a number.
+    """
+    logprobs = policy.sequence_logprobs(sequences)
+    if not all(math.isfinite(logprob) for known in logprobs for logprob in known):
+        raise CheckpointError(
+            f"the policy of version {version} gives logprobs that are no numbers: training has diverged; start "
+            "again from the last checkpoint with a lower learning_rate"
+        )
+    return [Canary(tuple(ids), known) for ids, known in zip(sequences, logprobs, strict=True)]
+
+
+def to_broadcast(policy: Policy, version: int, sequences: Sequence[Sequence[int]]) -> Broadcast:
+    """The policy's weights, as they are announced to samplers that receive them by broadcast. Blocks.
+
+    Raises:
+        CheckpointError: the policy computes something that is not a number.
+    """
+    shortened = [sequence[:_SENT_CANARY_TOKENS] for sequence in sequences]
+    return announced(version, policy.layout(), canaries_of(policy, version, shortened))
+
+
 class WeightsFolder:
     """Where a run's weights are published."""
 
@@ -70,13 +99,7 @@ class WeightsFolder:
         Raises:
             CheckpointError: it computes something that is not a number.
         """
-        logprobs = policy.sequence_logprobs(sequences)
-        if not all(math.isfinite(logprob) for known in logprobs for logprob in known):
-            raise CheckpointError(
-                f"the policy of version {version} gives logprobs that are no numbers: training has diverged; start "
-                "again from the last checkpoint with a lower learning_rate"
-            )
-        canaries = [Canary(tuple(ids), known) for ids, known in zip(sequences, logprobs, strict=True)]
+        canaries = canaries_of(policy, version, sequences)
         return published_weights.publish(self._root, version, canaries, lambda folder: self.write(policy, folder))
 
     def write(self, policy: Policy, folder: Path) -> None:

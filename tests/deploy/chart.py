@@ -24,6 +24,7 @@ MATRIX: dict[str, list[str]] = {
         verifier__autoscaling__authenticationRef="my-redis",
     ),
     "keda for samplers": flags(**REQUIRED, sampler__autoscaling__kind="keda"),
+    "broadcast": flags(**REQUIRED, weightsTransport="broadcast"),
     "hpa": flags(**REQUIRED, verifier__autoscaling__kind="hpa"),
     "service monitor": flags(
         **REQUIRED,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.chart import MATRIX, containers, kinds, matches, pods
+from tests.deploy.chart import MATRIX, containers, environment, kinds, matches, pods
 from tests.deploy.helm import objects, rendered
 
 
@@ -75,6 +75,9 @@ def test_pods_may_talk_along_the_edges_of_a_run_and_no_others(arguments: list[st
         ("test", "verifier", 50051),
         *(("trainer", "trainer", port) for port in (6379, 50051, 29500)),
     }
+    if environment(documents, "trainer")["TREERL_TRAINER_WEIGHTS_TRANSPORT"] == "broadcast":
+        group = ("sampler", "trainer")
+        expected |= {(a, b, port) for a in group for b in group for port in (6379, 50051, 29500)}
     assert edges == expected
 
 

@@ -4,6 +4,7 @@ It invents responses instead of sampling them, but states their true log-probabi
 """
 
 import asyncio
+import copy
 import math
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -19,10 +20,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from services.common import codec, published_weights
+from services.common.broadcast_group import GlooGroup, join
 from services.common.cancellation import cancel
 from services.common.streams import GRADED, PROMPTS, Streams, connect
+from services.common.tensor_layout import TORCH_TYPES
 from services.common.tree import Branch, FinishReason, Tree, TreeRequest, VersionSpan, path_tokens
 from services.common.verdict import Outcome, Verdict
+from services.common.weight_broadcast import Broadcast, Rendezvous, decode_broadcast
 from treerl.common.v1 import tree_pb2
 from treerl.sampler.v1 import sampler_service_pb2 as pb
 from treerl.sampler.v1.sampler_service_pb2_grpc import SamplerServiceServicer, add_SamplerServiceServicer_to_server
@@ -75,6 +79,10 @@ class FakeSampler(SamplerServiceServicer):
         drains: loads wait until every prompt that was asked for is answered.
         outdated: tree ids that are sampled by the weights of version 0, whatever is asked.
         uniform: whether all leaves of a tree of that id are to be correct.
+        breaks_off: tensors of the next broadcast after which it leaves the group, once; None for all.
+        hangs: loads are never answered.
+        restarts_from: versions from which it goes back to the first one soon after they are loaded, once each.
+        broadcast_ranks: places that it takes in a broadcast.
     """
 
     def __init__(self, model: Path, name: str = "fake") -> None:
@@ -97,6 +105,16 @@ class FakeSampler(SamplerServiceServicer):
         self.drains = False
         self.outdated: set[str] = set()
         self.uniform: Callable[[str], bool] = lambda tree_id: False
+        self.breaks_off: int | None = None
+        self.hangs = False
+        self.restarts_from: set[int] = set()
+        self.broadcast_ranks = 1
+        self._checksum = ""
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:
+        return pb.GetStatusResponse(
+            policy_version=self._version, checksum=self._checksum, broadcast_ranks=self.broadcast_ranks
+        )
 
     async def LoadCheckpoint(self, request: pb.LoadCheckpointRequest, context: Any) -> pb.LoadCheckpointResponse:
         if self.refusals:
@@ -107,16 +125,30 @@ class FakeSampler(SamplerServiceServicer):
         self.in_flight.append(request.in_flight)
         if self.drains:
             await self._answered.wait()
-        weights = published_weights.read(Path(request.location))
-        if not self.stale:
-            self._model = AutoModelForCausalLM.from_pretrained(request.location)
+        if self.hangs:
+            await asyncio.Event().wait()
+        if request.HasField("broadcast"):
+            weights, place = decode_broadcast(request, self.broadcast_ranks, "gloo")
+            try:
+                received = await asyncio.to_thread(self._receive, weights, place)
+            except (OSError, RuntimeError) as error:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, str(error).partition("\n")[0])
+            if not self.stale:
+                self._model = received
+        else:
+            weights = published_weights.read(Path(request.location))
+            if not self.stale:
+                self._model = AutoModelForCausalLM.from_pretrained(request.location)
         differences = [
             abs(ours - theirs)
             for canary in weights.canaries
             for ours, theirs in zip(_logprobs(self._model, canary.token_ids), canary.logprobs, strict=True)
         ]
-        self._version = request.policy_version
+        self._version, self._checksum = request.policy_version, weights.checksum
         self.versions.append(self._version)
+        if self._version in self.restarts_from:
+            self.restarts_from.remove(self._version)
+            asyncio.get_running_loop().call_later(0.1, self._restart)
         canary = 0.0 if self.stale else max(differences)
         return pb.LoadCheckpointResponse(
             policy_version=self._version,
@@ -124,6 +156,27 @@ class FakeSampler(SamplerServiceServicer):
             canary_max_abs_logprob_diff=canary if self.forged_canary is None else self.forged_canary,
             pause_s=0.01,
         )
+
+    def _receive(self, weights: Broadcast, place: Rendezvous) -> Any:
+        """A model with the weights that are sent."""
+        join(place.host, place.port)
+        group = GlooGroup.receiving(place.host, place.port, place.first_rank, place.world_size)
+        tensors = {}
+        try:
+            for number, (name, kind) in enumerate(weights.layout.items()):
+                if number == self.breaks_off:
+                    self.breaks_off = None
+                    raise RuntimeError("the sampler died")
+                tensors[name] = torch.empty(kind.shape, dtype=getattr(torch, TORCH_TYPES[kind.dtype]))
+                group.broadcast(tensors[name])
+        finally:
+            group.destroy()
+        model = copy.deepcopy(self._model)
+        model.load_state_dict(tensors, strict=False)  # a tied output layer is not sent
+        return model
+
+    def _restart(self) -> None:
+        self._model, self._version, self._checksum = self._first_model, 0, ""
 
     async def work(self, redis_url: str, run: str) -> None:
         """Answer the prompts of a run for ever."""

@@ -11,9 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
+
 from services.trainer.advantages import WeightedTree
 from services.trainer.policy import Policy, UpdateResult
-from tests.integration.small_runs import make_policy, train, two_minibatches, weights
+from tests.integration.small_runs import make_policy, sent, train, two_minibatches, weights
 
 SETTINGS: dict[str, dict[str, Any]] = {
     **{f"stage {stage}": {"zero_stage": stage, "kl_coefficient": 0.1} for stage in (0, 1, 2, 3)},
@@ -57,6 +59,7 @@ def first_life(policy: Policy, folder: Path, minibatches: list[list[WeightedTree
     (folder / "checkpoint").mkdir(parents=True)
     policy.save(folder / "checkpoint")
     weights(policy, folder / "weights")
+    save_file(sent(policy), folder / "sent.safetensors")
     (folder / "results.json").write_text(json.dumps([asdict(result) for result in results]))
     train(policy, minibatches, BUDGET)
     weights(policy, folder / "later")

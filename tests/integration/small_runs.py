@@ -16,6 +16,7 @@ from services.trainer.rows import tree_rows
 from services.trainer.settings import TrainerSettings
 from tests.builders import random_tree
 from tests.integration.fake_sampler import VOCABULARY
+from tests.integration.sent_weights import layout_of
 
 LEARNING_RATE = 1e-2
 
@@ -55,3 +56,15 @@ def weights(policy: Policy, folder: Path) -> dict[str, torch.Tensor]:
     folder.mkdir()
     policy.write_model(folder)
     return load_file(folder / "model.safetensors")
+
+
+def sent(policy: Policy) -> dict[str, torch.Tensor]:
+    """What the policy gives away to be sent, all of it as announced."""
+    tensors: dict[str, torch.Tensor] = {}
+
+    def take(name: str, tensor: torch.Tensor) -> None:
+        tensors[name] = tensor.clone()
+
+    policy.send(take)
+    assert list(layout_of(tensors).items()) == list(policy.layout().items())
+    return tensors

@@ -50,6 +50,16 @@ def test_a_reloaded_engine_computes_what_a_fresh_one_does(
     assert difference(scores["two, reloaded"], scores["two, fresh"]) <= TOLERANCE_NATS[precision]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("embeddings", ["tied", "untied"])
+def test_an_engine_that_received_its_weights_by_broadcast_does_too(
+    results: dict[str, Scores], embeddings: str, precision: str
+) -> None:
+    scores = results[f"{embeddings} {precision}"]
+    assert difference(scores["one, received"], scores["one, fresh"]) <= TOLERANCE_NATS[precision]
+    assert difference(scores["two, received"], scores["two, fresh"]) <= TOLERANCE_NATS[precision]
+
+
 def test_vllms_own_reload_leaves_a_tied_output_layer_at_the_old_weights(results: dict[str, Scores]) -> None:
     # in fp32, because whether bf16 is packed at all depends on the CPU
     scores = results["tied fp32"]

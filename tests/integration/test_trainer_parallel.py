@@ -63,6 +63,14 @@ def test_two_processes_train_as_one_does(model: Path, out: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize("name", parallel_runs.SETTINGS)
+def test_two_processes_send_what_they_write(out: Path, name: str) -> None:
+    written, sent = load_file(out / name / "weights" / "model.safetensors"), load_file(out / name / "sent.safetensors")
+
+    assert sent.keys() == written.keys()
+    assert all(torch.equal(sent[tensor], value) for tensor, value in written.items())
+
+
+@pytest.mark.parametrize("name", parallel_runs.SETTINGS)
 def test_two_processes_go_on_from_their_checkpoint(out: Path, name: str) -> None:
     expected, found = (load_file(out / name / life / "model.safetensors") for life in ("later", "resumed"))
 

@@ -16,7 +16,8 @@ from services.sampler.vllm_arguments import CPU_BLOCK_TOKENS
 from services.sampler.vllm_engine import VllmEngine
 from services.sampler.weights import ServedWeights
 from tests.builders import request
-from tests.integration.tiny_policy import MODEL_TOKENS, published, trainer_logprobs, write_policy
+from tests.integration.sent_weights import send
+from tests.integration.tiny_policy import CANARY_TOKENS, MODEL_TOKENS, published, trainer_logprobs, write_policy
 from tests.scripted_engine import DigitCodec
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
@@ -34,7 +35,12 @@ def most_prefilled(trees: list[Tree]) -> int:
 async def test_replicas_reload_together_and_trees_fork_where_their_prefix_is(tmp_path: Path) -> None:
     write_policy(tmp_path / "start", seed=0)
     settings = SamplerSettings(
-        model=tmp_path / "start", max_model_tokens=MODEL_TOKENS, max_sequences=64, data_parallel=2, instance="test"
+        model=tmp_path / "start",
+        weights_transport="broadcast",
+        max_model_tokens=MODEL_TOKENS,
+        max_sequences=64,
+        data_parallel=2,
+        instance="test",
     )
     engine = await VllmEngine.start(settings, settings.model, policy_version=0)
     try:
@@ -48,8 +54,12 @@ async def test_replicas_reload_together_and_trees_fork_where_their_prefix_is(tmp
         known = trainer_logprobs(tmp_path / "policy-3", [weights.canaries[0].token_ids])[0]
         for replica in range(2):
             assert await engine.score(weights.canaries[0].token_ids, replica) == pytest.approx(known, abs=1e-3)
+        await send(served, tmp_path / "policy-1", 4, receivers=2)
+        known = trainer_logprobs(tmp_path / "policy-1", [CANARY_TOKENS])[0]
+        for replica in range(2):
+            assert await engine.score(CANARY_TOKENS, replica) == pytest.approx(known, abs=1e-3)
         after = await asyncio.gather(*(search(engine, DigitCodec(), tree_request(f"after-{i}")) for i in range(8)))
-        assert {s.policy_version for tree in after for branch in tree.branches for s in branch.versions} == {3}
+        assert {s.policy_version for tree in after for branch in tree.branches for s in branch.versions} == {4}
         assert most_prefilled(after) <= CPU_BLOCK_TOKENS
     finally:
         engine.close()

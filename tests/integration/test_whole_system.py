@@ -1,4 +1,4 @@
-"""A whole run through every real service, with each of them killed in the middle: nothing lost, nothing twice."""
+"""Whole runs through every real service, killed in the middle: nothing lost, nothing twice."""
 
 import asyncio
 import json
@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -23,7 +24,7 @@ STEPS = 12
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Path:
+def document(tmp_path: Path) -> dict[str, Any]:
     """An untrained policy on problems that it sometimes answers by chance: the last digit of what it writes counts."""
     tokenizer = build_tokenizer()
     policy = tmp_path / "policy"
@@ -32,7 +33,7 @@ def config(tmp_path: Path) -> Path:
     rows = [{"id": f"p{i}", "domain": "math", "prompt": f"Start with {i}", "answer": str(i % 10)} for i in range(40)]
     data = tmp_path / "problems.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    document = {
+    return {
         "run": "whole-system",
         "sampler": {"model": str(policy), "max_model_tokens": 128, "max_sequences": 64},
         "verifier": {"math_workers": 1, "code_workers": 1},
@@ -49,7 +50,10 @@ def config(tmp_path: Path) -> Path:
             "sampling": {"temperature": 1.2, "top_p": 0.95, "max_tokens": 24},
         },
     }
-    path = tmp_path / "run.toml"
+
+
+def written(document: dict[str, Any], folder: Path) -> Path:
+    path = folder / "run.toml"
     path.write_text(to_toml(document))
     return path
 
@@ -61,11 +65,11 @@ async def until(condition: Callable[[], bool], running: "asyncio.Task[None]") ->
 
 
 async def test_a_run_survives_kill_9_of_every_service(
-    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     out = tmp_path / "run"
-    plan = plan_run(config, out, samplers=1, verifiers=1)
+    plan = plan_run(written(document, tmp_path), out, samplers=1, verifiers=1)
     folder = RunFolder(out)
     async with Supervisor(plan, out, lambda process: None) as supervisor:
         await supervisor.start()
@@ -94,3 +98,32 @@ async def test_a_run_survives_kill_9_of_every_service(
     assert [command for command in commands if str(out) in " ".join(command)] == []
     assert children  # the sampler's engine, the verifier's workers: they end with whom they served
     assert [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
+
+
+async def test_a_run_by_broadcast_survives_kill_9_of_its_only_sampler(
+    document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    document["sampler"]["weights_transport"] = document["trainer"]["weights_transport"] = "broadcast"
+    document["trainer"]["steps"] = 3
+    del document["trainer"]["heldout_data"]
+    out = tmp_path / "run"
+    plan = plan_run(written(document, tmp_path), out, samplers=1, verifiers=1)
+    folder = RunFolder(out)
+    async with Supervisor(plan, out, lambda process: None) as supervisor:
+        await supervisor.start()
+        finishing = asyncio.create_task(supervisor.finished())
+        [sampler] = [process for process in supervisor.processes if process.command.name == "sampler-0"]
+        await until(lambda: len(folder.steps()) > 0, finishing)
+        assert sampler.pid is not None
+        os.kill(sampler.pid, signal.SIGKILL)
+        await finishing
+
+    steps = folder.steps()
+    assert [step.step for step in steps] == [1, 2, 3]
+    assert sampler.restarts == 1
+    assert max(step.reload_canary_max_abs_logprob_diff for step in steps) <= 1e-3
+    assert max(step.mismatch_mean_abs_logprob_diff for step in steps) <= 1e-3
+    assert any(step.grad_norm > 0 for step in steps)
+    assert not (out / "weights").exists()
+    assert folder.tokenizer_file() is not None

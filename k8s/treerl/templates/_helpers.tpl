@@ -92,6 +92,15 @@ labels:
   value: "9100"
 {{- end -}}
 
+{{- /* Peers of a NetworkPolicy: all pods between which weights are broadcast. Takes the root. */ -}}
+{{- define "treerl.broadcastGroup" -}}
+{{- range list "sampler" "trainer" }}
+- podSelector:
+    matchLabels:
+      {{- include "treerl.selector" (dict "root" $ "component" .) | nindent 6 }}
+{{- end }}
+{{- end -}}
+
 {{- define "treerl.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 10001

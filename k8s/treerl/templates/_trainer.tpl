@@ -45,6 +45,14 @@ spec:
           value: {{ include "treerl.runFolder" . }}
         - name: TREERL_TRAINER_SAMPLERS
           value: {{ include "treerl.samplerAddresses" . | squote }}
+        - name: TREERL_TRAINER_WEIGHTS_TRANSPORT
+          value: {{ .Values.weightsTransport }}
+        {{- if eq .Values.weightsTransport "broadcast" }}
+        - name: TREERL_TRAINER_BROADCAST_HOST
+          valueFrom:
+            fieldRef:
+              fieldPath: status.podIP
+        {{- end }}
         # As long as a sampler may take to start, for the trainer starts beside it.
         - name: TREERL_TRAINER_RELOAD_PATIENCE_S
           value: {{ add .Values.sampler.startupSeconds 60 | quote }}

@@ -26,15 +26,15 @@ from treerl.common.v1 import problem_pb2 as treerl_dot_common_dot_v1_dot_problem
 from treerl.common.v1 import tree_pb2 as treerl_dot_common_dot_v1_dot_tree__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'treerl/sampler/v1/sampler_service.proto\x12\x11treerl.sampler.v1\x1a\x1etreerl/common/v1/problem.proto\x1a\x1btreerl/common/v1/tree.proto\"\x89\x01\n\x0fGenerateRequest\x12*\n\x07problem\x18\x01 \x01(\x0b\x32\x19.treerl.common.v1.Problem\x12\x36\n\x08sampling\x18\x02 \x01(\x0b\x32$.treerl.common.v1.SamplingParameters\x12\x12\n\nnum_chains\x18\x03 \x01(\r\"8\n\x10GenerateResponse\x12$\n\x04tree\x18\x01 \x01(\x0b\x32\x16.treerl.common.v1.Tree\"\\\n\x0b\x46orkRequest\x12\x0f\n\x07tree_id\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\r\x12\x13\n\x0btoken_index\x18\x03 \x01(\r\x12\x14\n\x0cnum_branches\x18\x04 \x01(\r\":\n\x0c\x46orkResponse\x12*\n\x08\x62ranches\x18\x01 \x03(\x0b\x32\x18.treerl.common.v1.Branch\"!\n\x0eGetTreeRequest\x12\x0f\n\x07tree_id\x18\x01 \x01(\t\"7\n\x0fGetTreeResponse\x12$\n\x04tree\x18\x01 \x01(\x0b\x32\x16.treerl.common.v1.Tree\"C\n\x11SearchTreeRequest\x12.\n\x07request\x18\x01 \x01(\x0b\x32\x1d.treerl.common.v1.TreeRequest\"q\n\x12SearchTreeResponse\x12*\n\x06\x62ranch\x18\x01 \x01(\x0b\x32\x18.treerl.common.v1.BranchH\x00\x12&\n\x04tree\x18\x02 \x01(\x0b\x32\x16.treerl.common.v1.TreeH\x00\x42\x07\n\x05\x65vent\"%\n\x12ReleaseTreeRequest\x12\x0f\n\x07tree_id\x18\x01 \x01(\t\"\x15\n\x13ReleaseTreeResponse\"\x87\x01\n\x15LoadCheckpointRequest\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x04\x12\x10\n\x08location\x18\x02 \x01(\t\x12\x10\n\x08\x63hecksum\x18\x03 \x01(\t\x12\x32\n\tin_flight\x18\x04 \x01(\x0e\x32\x1f.treerl.sampler.v1.InFlightMode\"x\n\x16LoadCheckpointResponse\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x02 \x01(\t\x12#\n\x1b\x63\x61nary_max_abs_logprob_diff\x18\x03 \x01(\x01\x12\x0f\n\x07pause_s\x18\x04 \x01(\x01\"\x12\n\x10GetStatusRequest\"y\n\x11GetStatusResponse\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x17\n\x0ftrees_in_flight\x18\x04 \x01(\r\x12\x12\n\ntrees_held\x18\x05 \x01(\r*z\n\x0cInFlightMode\x12\x1e\n\x1aIN_FLIGHT_MODE_UNSPECIFIED\x10\x00\x12\x17\n\x13IN_FLIGHT_MODE_WAIT\x10\x01\x12\x17\n\x13IN_FLIGHT_MODE_KEEP\x10\x02\x12\x18\n\x14IN_FLIGHT_MODE_ABORT\x10\x03\x32\xfa\x04\n\x0eSamplerService\x12S\n\x08Generate\x12\".treerl.sampler.v1.GenerateRequest\x1a#.treerl.sampler.v1.GenerateResponse\x12G\n\x04\x46ork\x12\x1e.treerl.sampler.v1.ForkRequest\x1a\x1f.treerl.sampler.v1.ForkResponse\x12P\n\x07GetTree\x12!.treerl.sampler.v1.GetTreeRequest\x1a\".treerl.sampler.v1.GetTreeResponse\x12[\n\nSearchTree\x12$.treerl.sampler.v1.SearchTreeRequest\x1a%.treerl.sampler.v1.SearchTreeResponse0\x01\x12\\\n\x0bReleaseTree\x12%.treerl.sampler.v1.ReleaseTreeRequest\x1a&.treerl.sampler.v1.ReleaseTreeResponse\x12\x65\n\x0eLoadCheckpoint\x12(.treerl.sampler.v1.LoadCheckpointRequest\x1a).treerl.sampler.v1.LoadCheckpointResponse\x12V\n\tGetStatus\x12#.treerl.sampler.v1.GetStatusRequest\x1a$.treerl.sampler.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'treerl/sampler/v1/sampler_service.proto\x12\x11treerl.sampler.v1\x1a\x1etreerl/common/v1/problem.proto\x1a\x1btreerl/common/v1/tree.proto\"\x89\x01\n\x0fGenerateRequest\x12*\n\x07problem\x18\x01 \x01(\x0b\x32\x19.treerl.common.v1.Problem\x12\x36\n\x08sampling\x18\x02 \x01(\x0b\x32$.treerl.common.v1.SamplingParameters\x12\x12\n\nnum_chains\x18\x03 \x01(\r\"8\n\x10GenerateResponse\x12$\n\x04tree\x18\x01 \x01(\x0b\x32\x16.treerl.common.v1.Tree\"\\\n\x0b\x46orkRequest\x12\x0f\n\x07tree_id\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\r\x12\x13\n\x0btoken_index\x18\x03 \x01(\r\x12\x14\n\x0cnum_branches\x18\x04 \x01(\r\":\n\x0c\x46orkResponse\x12*\n\x08\x62ranches\x18\x01 \x03(\x0b\x32\x18.treerl.common.v1.Branch\"!\n\x0eGetTreeRequest\x12\x0f\n\x07tree_id\x18\x01 \x01(\t\"7\n\x0fGetTreeResponse\x12$\n\x04tree\x18\x01 \x01(\x0b\x32\x16.treerl.common.v1.Tree\"C\n\x11SearchTreeRequest\x12.\n\x07request\x18\x01 \x01(\x0b\x32\x1d.treerl.common.v1.TreeRequest\"q\n\x12SearchTreeResponse\x12*\n\x06\x62ranch\x18\x01 \x01(\x0b\x32\x18.treerl.common.v1.BranchH\x00\x12&\n\x04tree\x18\x02 \x01(\x0b\x32\x16.treerl.common.v1.TreeH\x00\x42\x07\n\x05\x65vent\"%\n\x12ReleaseTreeRequest\x12\x0f\n\x07tree_id\x18\x01 \x01(\t\"\x15\n\x13ReleaseTreeResponse\"\xbe\x01\n\x15LoadCheckpointRequest\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x04\x12\x10\n\x08location\x18\x02 \x01(\t\x12\x10\n\x08\x63hecksum\x18\x03 \x01(\t\x12\x32\n\tin_flight\x18\x04 \x01(\x0e\x32\x1f.treerl.sampler.v1.InFlightMode\x12\x35\n\tbroadcast\x18\x05 \x01(\x0b\x32\".treerl.sampler.v1.WeightBroadcast\"\xd7\x01\n\x0fWeightBroadcast\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x12\n\nfirst_rank\x18\x03 \x01(\r\x12\x12\n\nworld_size\x18\x04 \x01(\r\x12\x0f\n\x07\x62\x61\x63kend\x18\x05 \x01(\t\x12\x12\n\npatience_s\x18\x06 \x01(\x01\x12.\n\x07tensors\x18\x07 \x03(\x0b\x32\x1d.treerl.sampler.v1.TensorKind\x12+\n\x08\x63\x61naries\x18\x08 \x03(\x0b\x32\x19.treerl.sampler.v1.Canary\"8\n\nTensorKind\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x04\"-\n\x06\x43\x61nary\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x10\n\x08logprobs\x18\x02 \x03(\x02\"x\n\x16LoadCheckpointResponse\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x02 \x01(\t\x12#\n\x1b\x63\x61nary_max_abs_logprob_diff\x18\x03 \x01(\x01\x12\x0f\n\x07pause_s\x18\x04 \x01(\x01\"\x12\n\x10GetStatusRequest\"\x92\x01\n\x11GetStatusResponse\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x17\n\x0ftrees_in_flight\x18\x04 \x01(\r\x12\x12\n\ntrees_held\x18\x05 \x01(\r\x12\x17\n\x0f\x62roadcast_ranks\x18\x06 \x01(\r*z\n\x0cInFlightMode\x12\x1e\n\x1aIN_FLIGHT_MODE_UNSPECIFIED\x10\x00\x12\x17\n\x13IN_FLIGHT_MODE_WAIT\x10\x01\x12\x17\n\x13IN_FLIGHT_MODE_KEEP\x10\x02\x12\x18\n\x14IN_FLIGHT_MODE_ABORT\x10\x03\x32\xfa\x04\n\x0eSamplerService\x12S\n\x08Generate\x12\".treerl.sampler.v1.GenerateRequest\x1a#.treerl.sampler.v1.GenerateResponse\x12G\n\x04\x46ork\x12\x1e.treerl.sampler.v1.ForkRequest\x1a\x1f.treerl.sampler.v1.ForkResponse\x12P\n\x07GetTree\x12!.treerl.sampler.v1.GetTreeRequest\x1a\".treerl.sampler.v1.GetTreeResponse\x12[\n\nSearchTree\x12$.treerl.sampler.v1.SearchTreeRequest\x1a%.treerl.sampler.v1.SearchTreeResponse0\x01\x12\\\n\x0bReleaseTree\x12%.treerl.sampler.v1.ReleaseTreeRequest\x1a&.treerl.sampler.v1.ReleaseTreeResponse\x12\x65\n\x0eLoadCheckpoint\x12(.treerl.sampler.v1.LoadCheckpointRequest\x1a).treerl.sampler.v1.LoadCheckpointResponse\x12V\n\tGetStatus\x12#.treerl.sampler.v1.GetStatusRequest\x1a$.treerl.sampler.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'treerl.sampler.v1.sampler_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_INFLIGHTMODE']._serialized_start=1216
-  _globals['_INFLIGHTMODE']._serialized_end=1338
+  _globals['_INFLIGHTMODE']._serialized_start=1620
+  _globals['_INFLIGHTMODE']._serialized_end=1742
   _globals['_GENERATEREQUEST']._serialized_start=124
   _globals['_GENERATEREQUEST']._serialized_end=261
   _globals['_GENERATERESPONSE']._serialized_start=263
@@ -56,13 +56,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RELEASETREERESPONSE']._serialized_start=790
   _globals['_RELEASETREERESPONSE']._serialized_end=811
   _globals['_LOADCHECKPOINTREQUEST']._serialized_start=814
-  _globals['_LOADCHECKPOINTREQUEST']._serialized_end=949
-  _globals['_LOADCHECKPOINTRESPONSE']._serialized_start=951
-  _globals['_LOADCHECKPOINTRESPONSE']._serialized_end=1071
-  _globals['_GETSTATUSREQUEST']._serialized_start=1073
-  _globals['_GETSTATUSREQUEST']._serialized_end=1091
-  _globals['_GETSTATUSRESPONSE']._serialized_start=1093
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1214
-  _globals['_SAMPLERSERVICE']._serialized_start=1341
-  _globals['_SAMPLERSERVICE']._serialized_end=1975
+  _globals['_LOADCHECKPOINTREQUEST']._serialized_end=1004
+  _globals['_WEIGHTBROADCAST']._serialized_start=1007
+  _globals['_WEIGHTBROADCAST']._serialized_end=1222
+  _globals['_TENSORKIND']._serialized_start=1224
+  _globals['_TENSORKIND']._serialized_end=1280
+  _globals['_CANARY']._serialized_start=1282
+  _globals['_CANARY']._serialized_end=1327
+  _globals['_LOADCHECKPOINTRESPONSE']._serialized_start=1329
+  _globals['_LOADCHECKPOINTRESPONSE']._serialized_end=1449
+  _globals['_GETSTATUSREQUEST']._serialized_start=1451
+  _globals['_GETSTATUSREQUEST']._serialized_end=1469
+  _globals['_GETSTATUSRESPONSE']._serialized_start=1472
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1618
+  _globals['_SAMPLERSERVICE']._serialized_start=1745
+  _globals['_SAMPLERSERVICE']._serialized_end=2379
 # @@protoc_insertion_point(module_scope)

@@ -316,14 +316,21 @@ class LoadCheckpointRequest(_message.Message):
     LOCATION_FIELD_NUMBER: _builtins.int
     CHECKSUM_FIELD_NUMBER: _builtins.int
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    BROADCAST_FIELD_NUMBER: _builtins.int
     policy_version: _builtins.int
     """Optimizer steps behind the weights."""
     location: _builtins.str
-    """Folder of the published weights, readable by the sampler."""
+    """Folder of the published weights, readable by the sampler; empty where they are broadcast."""
     checksum: _builtins.str
-    """Checksum that the weights must have, as in the folder's manifest."""
+    """Checksum that the weights must have, as in the folder's manifest; for a broadcast a name of the trainer's choice."""
     in_flight: Global___InFlightMode.ValueType
     """What becomes of requests in flight."""
+    @_builtins.property
+    def broadcast(self) -> Global___WeightBroadcast:
+        """Where the weights are received from; unset where they are in a folder. UNAVAILABLE if they did not arrive whole, which
+        may be no fault of this sampler's; FAILED_PRECONDITION if it takes none.
+        """
+
     def __init__(
         self,
         *,
@@ -331,14 +338,131 @@ class LoadCheckpointRequest(_message.Message):
         location: _builtins.str = ...,
         checksum: _builtins.str = ...,
         in_flight: Global___InFlightMode.ValueType = ...,
+        broadcast: Global___WeightBroadcast | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["broadcast", b"broadcast"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "in_flight", b"in_flight", "location", b"location", "policy_version", b"policy_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broadcast", b"broadcast", "checksum", b"checksum", "in_flight", b"in_flight", "location", b"location", "policy_version", b"policy_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LoadCheckpointRequest: _TypeAlias = LoadCheckpointRequest  # noqa: Y015
+
+@_typing.final
+class WeightBroadcast(_message.Message):
+    """A collective broadcast of weights: one process sends, and each process that computes a part of a model receives all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    FIRST_RANK_FIELD_NUMBER: _builtins.int
+    WORLD_SIZE_FIELD_NUMBER: _builtins.int
+    BACKEND_FIELD_NUMBER: _builtins.int
+    PATIENCE_S_FIELD_NUMBER: _builtins.int
+    TENSORS_FIELD_NUMBER: _builtins.int
+    CANARIES_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    """Host at which the members of the group meet: the sender's."""
+    port: _builtins.int
+    """Port there."""
+    first_rank: _builtins.int
+    """This sampler's first place in the group, at least 1; it takes as many as its status says. The sender has place 0."""
+    world_size: _builtins.int
+    """Places in the group."""
+    backend: _builtins.str
+    """What the group talks through: nccl, or gloo where the sender has no GPU."""
+    patience_s: _builtins.float
+    """Time after which a group that has not formed, or weights that have not arrived, are given up, in seconds."""
+    @_builtins.property
+    def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorKind]:
+        """What is sent, in this order."""
+
+    @_builtins.property
+    def canaries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Canary]:
+        """What a model with these weights must compute; at least one."""
+
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        port: _builtins.int = ...,
+        first_rank: _builtins.int = ...,
+        world_size: _builtins.int = ...,
+        backend: _builtins.str = ...,
+        patience_s: _builtins.float = ...,
+        tensors: _abc.Iterable[Global___TensorKind] | None = ...,
+        canaries: _abc.Iterable[Global___Canary] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "canaries", b"canaries", "first_rank", b"first_rank", "host", b"host", "patience_s", b"patience_s", "port", b"port", "tensors", b"tensors", "world_size", b"world_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WeightBroadcast: _TypeAlias = WeightBroadcast  # noqa: Y015
+
+@_typing.final
+class TensorKind(_message.Message):
+    """A tensor to come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DTYPE_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name, as in a Hugging Face folder."""
+    dtype: _builtins.str
+    """Type, as safetensors names it, such as BF16."""
+    @_builtins.property
+    def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Size of each dimension."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        dtype: _builtins.str = ...,
+        shape: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "name", b"name", "shape", b"shape"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TensorKind: _TypeAlias = TensorKind  # noqa: Y015
+
+@_typing.final
+class Canary(_message.Message):
+    """A token sequence and its log-probabilities."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The sequence."""
+
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Of each token but the first at temperature 1, in nats."""
+
+    def __init__(
+        self,
+        *,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        logprobs: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Canary: _TypeAlias = Canary  # noqa: Y015
 
 @_typing.final
 class LoadCheckpointResponse(_message.Message):
@@ -402,6 +526,7 @@ class GetStatusResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     TREES_IN_FLIGHT_FIELD_NUMBER: _builtins.int
     TREES_HELD_FIELD_NUMBER: _builtins.int
+    BROADCAST_RANKS_FIELD_NUMBER: _builtins.int
     policy_version: _builtins.int
     """Version now serving."""
     checksum: _builtins.str
@@ -412,6 +537,8 @@ class GetStatusResponse(_message.Message):
     """Trees being searched for callers of SearchTree."""
     trees_held: _builtins.int
     """Trees held for clients of Generate and Fork."""
+    broadcast_ranks: _builtins.int
+    """Places that this sampler takes in the group of a broadcast of weights; 0 if it takes no weights that way."""
     def __init__(
         self,
         *,
@@ -420,10 +547,11 @@ class GetStatusResponse(_message.Message):
         model: _builtins.str = ...,
         trees_in_flight: _builtins.int = ...,
         trees_held: _builtins.int = ...,
+        broadcast_ranks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "model", b"model", "policy_version", b"policy_version", "trees_held", b"trees_held", "trees_in_flight", b"trees_in_flight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broadcast_ranks", b"broadcast_ranks", "checksum", b"checksum", "model", b"model", "policy_version", b"policy_version", "trees_held", b"trees_held", "trees_in_flight", b"trees_in_flight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

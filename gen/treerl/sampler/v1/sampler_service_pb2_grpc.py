@@ -122,7 +122,8 @@ class SamplerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LoadCheckpoint(self, request, context):
-        """Replaces the weights. On any failure the old weights go on serving and the call says why.
+        """Replaces the weights. On any failure the call says why, and the old weights go on serving. Where they cannot be put
+        back, the sampler ends instead, to be started anew.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -54,7 +54,9 @@ class SamplerServiceStub:
     ReleaseTree: _grpc.UnaryUnaryMultiCallable[_sampler_service_pb2.ReleaseTreeRequest, _sampler_service_pb2.ReleaseTreeResponse]
     """Forgets a held tree. Forks under way go on to their end. NOT_FOUND as for Fork."""
     LoadCheckpoint: _grpc.UnaryUnaryMultiCallable[_sampler_service_pb2.LoadCheckpointRequest, _sampler_service_pb2.LoadCheckpointResponse]
-    """Replaces the weights. On any failure the old weights go on serving and the call says why."""
+    """Replaces the weights. On any failure the call says why, and the old weights go on serving. Where they cannot be put
+    back, the sampler ends instead, to be started anew.
+    """
     GetStatus: _grpc.UnaryUnaryMultiCallable[_sampler_service_pb2.GetStatusRequest, _sampler_service_pb2.GetStatusResponse]
     """Says what is loaded and how busy the engine is."""
 
@@ -84,7 +86,9 @@ class SamplerServiceAsyncStub(SamplerServiceStub):
     ReleaseTree: _aio.UnaryUnaryMultiCallable[_sampler_service_pb2.ReleaseTreeRequest, _sampler_service_pb2.ReleaseTreeResponse]  # type: ignore[assignment]
     """Forgets a held tree. Forks under way go on to their end. NOT_FOUND as for Fork."""
     LoadCheckpoint: _aio.UnaryUnaryMultiCallable[_sampler_service_pb2.LoadCheckpointRequest, _sampler_service_pb2.LoadCheckpointResponse]  # type: ignore[assignment]
-    """Replaces the weights. On any failure the old weights go on serving and the call says why."""
+    """Replaces the weights. On any failure the call says why, and the old weights go on serving. Where they cannot be put
+    back, the sampler ends instead, to be started anew.
+    """
     GetStatus: _aio.UnaryUnaryMultiCallable[_sampler_service_pb2.GetStatusRequest, _sampler_service_pb2.GetStatusResponse]  # type: ignore[assignment]
     """Says what is loaded and how busy the engine is."""
 
@@ -147,7 +151,9 @@ class SamplerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sampler_service_pb2.LoadCheckpointRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sampler_service_pb2.LoadCheckpointResponse, _abc.Awaitable[_sampler_service_pb2.LoadCheckpointResponse]]:
-        """Replaces the weights. On any failure the old weights go on serving and the call says why."""
+        """Replaces the weights. On any failure the call says why, and the old weights go on serving. Where they cannot be put
+        back, the sampler ends instead, to be started anew.
+        """
 
     @_abc_1.abstractmethod
     def GetStatus(

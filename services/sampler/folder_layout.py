@@ -4,35 +4,18 @@ vLLM only warns of a missing tensor, and casts one of another type without a wor
 """
 
 import json
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
 
 from safetensors import SafetensorError, safe_open
 
 from services.common.errors import CheckpointError
+from services.common.tensor_layout import Layout, TensorKind
 
 _INDEX = "model.safetensors.index.json"
 _OUTPUT_LAYER = "lm_head.weight"
-_FLOATING = frozenset({"F32", "F16", "BF16"})
 
 
-@dataclass(frozen=True, slots=True)
-class TensorKind:
-    """Type, as safetensors names it, and shape of a tensor."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"{self.dtype} {list(self.shape)}"
-
-
-Layout: TypeAlias = dict[str, TensorKind]
-"""Tensors by name."""
-
-
-def tensor_layout(folder: Path) -> Layout:
+def folder_layout(folder: Path) -> Layout:
     """The tensors of a folder, as a loader finds them: the index decides which files are read, if there is one.
 
     An output layer that is tied to the embeddings is left out: loaders skip it, and only some writers write it.
@@ -55,19 +38,6 @@ def tensor_layout(folder: Path) -> Layout:
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"the tensors in {folder} cannot be read: {error}") from error
     return layout
-
-
-def difference(expected: Layout, found: Layout) -> str | None:
-    """What sets two layouts apart, or None: the first tensor by name that is missing, surplus or of another kind."""
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            return f"{name} is {found.get(name, 'missing')}, expected {expected.get(name, 'no such tensor')}"
-    return None
-
-
-def of_any_precision(layout: Layout) -> Layout:
-    """The layout with all floating types made one."""
-    return {name: replace(kind, dtype="floating") if kind.dtype in _FLOATING else kind for name, kind in layout.items()}
 
 
 def _shards(folder: Path) -> dict[Path, set[str]]:
