@@ -19,6 +19,10 @@ _CONNECT_S = 30.0
 """Longest wait for a store that does not answer, in seconds."""
 
 
+_RECONNECT_S = 2.0
+"""Wait for one that has just answered, in seconds."""
+
+
 class MeetingPoint:
     """The sender's end of the store; it exists as long as the object."""
 
@@ -113,5 +117,8 @@ def _connect(host: str, port: int) -> tuple[TCPStore, str]:
     # where nobody listens, the store would try for a minute
     with socket.create_connection((host, port), timeout=_CONNECT_S) as connection:
         address: str = connection.getsockname()[0]
-    timeout = timedelta(seconds=_CONNECT_S)
-    return TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout, use_libuv=False), address
+    # it may have gone since: the store tries for several times its timeout
+    timeout = timedelta(seconds=_RECONNECT_S)
+    store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout, use_libuv=False)
+    store.set_timeout(timedelta(seconds=_CONNECT_S))
+    return store, address

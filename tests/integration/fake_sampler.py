@@ -81,7 +81,7 @@ class FakeSampler(SamplerServiceServicer):
         uniform: whether all leaves of a tree of that id are to be correct.
         breaks_off: tensors of the next broadcast after which it leaves the group, once; None for all.
         hangs: loads are never answered.
-        restarts_from: versions from which it goes back to the first one soon after they are loaded, once each.
+        restarts_from: versions from which it goes back to the first one once they are loaded, once each.
         broadcast_ranks: places that it takes in a broadcast.
     """
 
@@ -148,10 +148,10 @@ class FakeSampler(SamplerServiceServicer):
         self.versions.append(self._version)
         if self._version in self.restarts_from:
             self.restarts_from.remove(self._version)
-            asyncio.get_running_loop().call_later(0.1, self._restart)
+            self._model, self._version, self._checksum = self._first_model, 0, ""
         canary = 0.0 if self.stale else max(differences)
         return pb.LoadCheckpointResponse(
-            policy_version=self._version,
+            policy_version=request.policy_version,
             checksum=self.forged_checksum or weights.checksum,
             canary_max_abs_logprob_diff=canary if self.forged_canary is None else self.forged_canary,
             pause_s=0.01,
@@ -174,9 +174,6 @@ class FakeSampler(SamplerServiceServicer):
         model = copy.deepcopy(self._model)
         model.load_state_dict(tensors, strict=False)  # a tied output layer is not sent
         return model
-
-    def _restart(self) -> None:
-        self._model, self._version, self._checksum = self._first_model, 0, ""
 
     async def work(self, redis_url: str, run: str) -> None:
         """Answer the prompts of a run for ever."""
