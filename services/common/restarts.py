@@ -1,6 +1,6 @@
 """How a client outlives the restart of a service: gRPC's own retry policy, in options for a channel.
 
-A call that fails with UNAVAILABLE is made again after about 2, 6, 18 and 54 s: longer than a sampler takes to load a
+A call that finds the service gone is made again after about 2, 6, 18 and 54 s: longer than a sampler takes to load a
 small model, and gRPC makes no call more than five times. All calls of the three services may be repeated.
 
 Not covered: an overloaded service, which says itself when to come back (`overload`), and trees that a sampler held,
@@ -9,12 +9,17 @@ which end with it.
 
 import json
 
+from grpc import StatusCode
+
+GONE = (StatusCode.UNAVAILABLE, StatusCode.CANCELLED)
+"""How a call fails whose service is not there. gRPC's server cancels what arrives in the moment in which it ends."""
+
 _POLICY = {
     "maxAttempts": 5,
     "initialBackoff": "2s",
     "backoffMultiplier": 3,
     "maxBackoff": "60s",
-    "retryableStatusCodes": ["UNAVAILABLE"],
+    "retryableStatusCodes": [status.name for status in GONE],
 }
 
 RETRY_OPTIONS = (

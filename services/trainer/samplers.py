@@ -13,6 +13,7 @@ from grpc import aio
 from services.common.errors import MismatchError, UnavailableError
 from services.common.grpc_server import CHANNEL_OPTIONS
 from services.common.published_weights import PublishedWeights
+from services.common.restarts import GONE
 from services.common.weight_broadcast import Broadcast, Rendezvous, encode_broadcast
 from services.trainer.sampler_addresses import sampler_addresses
 from services.trainer.settings import TrainerSettings
@@ -129,7 +130,7 @@ class Samplers:
                 pb.GetStatusRequest(), timeout=_STATUS_S
             )
         except aio.AioRpcError as error:
-            if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            if error.code() not in (*GONE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 raise UnavailableError(f"sampler {address}: {error.code().name}: {error.details()}") from error
             return None
         return response
@@ -149,11 +150,11 @@ class Samplers:
                     request, timeout=max(deadline - time.monotonic(), _RETRY_S)
                 )
             except aio.AioRpcError as error:
-                if error.code() is grpc.StatusCode.UNAVAILABLE and address not in await sampler_addresses(self._given):
+                if error.code() in GONE and address not in await sampler_addresses(self._given):
                     log.info("sampler left", address=address)
                     return None
                 # a sampler that was killed is started again by its supervisor
-                if error.code() is grpc.StatusCode.UNAVAILABLE and time.monotonic() < deadline:
+                if error.code() in GONE and time.monotonic() < deadline:
                     await asyncio.sleep(_RETRY_S)
                     continue
                 raise _not_loaded(address, weights.policy_version, error) from error

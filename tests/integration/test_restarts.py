@@ -1,6 +1,7 @@
 """A client with gRPC's retry policy, and a service that is away for a moment."""
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
@@ -40,3 +41,21 @@ async def test_without_the_policy_it_does_not(unused_tcp_port: int) -> None:
         with pytest.raises(aio.AioRpcError) as caught:
             await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_call_that_a_service_cancels_at_its_end_is_made_again() -> None:
+    answers = iter([grpc.StatusCode.CANCELLED, None])
+
+    async def answer(request: bytes, context: Any) -> bytes:
+        if status := next(answers):
+            await context.abort(status, "as gRPC does to a call that arrives in the moment in which a server ends")
+        return request
+
+    server = aio.server()
+    method = grpc.unary_unary_rpc_method_handler(answer)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("any.v1.Service", {"Call": method}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with aio.insecure_channel(f"127.0.0.1:{port}", options=(*RETRY_OPTIONS, ALONE)) as channel:
+        assert await channel.unary_unary("/any.v1.Service/Call")(b"asked") == b"asked"
+    await server.stop(None)
