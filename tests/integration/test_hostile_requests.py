@@ -70,6 +70,7 @@ INTEGERS = {
 }
 OTHERS: dict[int, st.SearchStrategy[Any]] = {
     FieldDescriptor.TYPE_DOUBLE: st.one_of(st.floats(0, 1), st.floats()),
+    FieldDescriptor.TYPE_FLOAT: st.one_of(st.floats(-9, 0, width=32), st.floats(width=32)),
     FieldDescriptor.TYPE_STRING: st.one_of(st.sampled_from(["1+1=", "[", "[" * 20_000, "[1]", "\0", "."]), st.text()),
 }
 
