@@ -8,6 +8,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from services.common import metrics, streams
+from services.common.cancellation import cancelled
 from services.common.errors import InvalidRequestError, NotReadyError, TreerlError, UnavailableError
 from services.common.streams import Entry, Streams
 
@@ -70,7 +71,7 @@ class Stage:
             handling: set[asyncio.Task[None]] = set()
             entries = await self._unfinished()
             reclaimed_at = time.monotonic()
-            while not stopping.is_set():
+            while not stopping.is_set() and not cancelled():
                 for entry in entries:
                     if entry.position not in self._busy:
                         self._busy[entry.position] = entry
@@ -120,7 +121,7 @@ class Stage:
                 del self._busy[entry.position]
 
     async def _touch_and_measure(self) -> None:
-        while True:
+        while not cancelled():
             await asyncio.sleep(streams.IDLE_MS / 3000)
             await self._streams.touch(self._source, list(self._busy.values()))
             await self._streams.measure(self._source, self._sink)

@@ -148,6 +148,21 @@ async def test_long_work_is_not_taken_over_while_its_worker_lives(
     assert len(handled) == 1
 
 
+async def test_a_worker_ends_when_it_is_told_to_whatever_its_connection_does(
+    run: Callable[[str], Streams], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams_module, "IDLE_MS", 3)  # so that the moment often comes in which Redis' client is deaf
+    monkeypatch.setattr(streams_module, "BLOCK_MS", 5)
+    for number in range(300):
+        stopping = asyncio.Event()
+        worker = Stage(run(f"worker-{number}"), PROMPTS, TREES, slots=4, sink_bound=1000)
+        running = asyncio.create_task(worker.run(upper, stopping))
+        await asyncio.sleep(0.01)
+        stopping.set()
+        async with asyncio.timeout(20):
+            await running
+
+
 async def test_what_can_never_succeed_goes_to_the_dead_letters(run: Callable[[str], Streams]) -> None:
     await run("trainer").enqueue("step-1", batch(1))
     reader = run("reader")
