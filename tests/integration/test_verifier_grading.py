@@ -106,6 +106,37 @@ async def test_a_timeout_costs_its_neighbours_nothing(grader: Grader) -> None:
     assert [verdict.outcome for verdict in verdicts] == [Outcome.TIMEOUT] * 2 + [Outcome.CORRECT] * 50
 
 
+MANY_THREADS = """
+import _thread, threading, time
+def f(x):
+    threading.stack_size(32768)
+    end = time.time() + 0.2  # after that the verifier looks less often
+    while time.time() < end: pass
+    while True:
+        try: _thread.start_new_thread(time.sleep, (9,))
+        except Exception: pass
+# {number}
+"""
+SOME_THREADS = """
+import threading
+def f(x):
+    got = []
+    for _ in range(40):
+        thread = threading.Thread(target=got.append, args=(x,))
+        thread.start()
+        thread.join()
+    return got[0] + got[39]
+# {number}
+"""
+
+
+async def test_a_neighbour_with_many_threads_costs_a_program_none_of_its_own(grader: Grader) -> None:
+    programs = [text.format(number=number) for number in range(10) for text in (MANY_THREADS, SOME_THREADS)]
+    graded = await asyncio.gather(*(grader.grade(DOUBLE, f"```python\n{program}```") for program in programs))
+    assert {verdict.outcome for verdict in graded[::2]} == {Outcome.RUNTIME_ERROR}
+    assert {verdict.outcome for verdict in graded[1::2]} == {Outcome.CORRECT}
+
+
 async def test_killed_workers_change_no_verdict(grader: Grader) -> None:
     # No two alike: each is judged.
     answers = [

@@ -21,7 +21,8 @@ COMPILED_BYTES: Final = 64 << 20
 """The largest file that a compiler may write."""
 
 _OPEN_FILES: Final = 64
-_TASKS: Final = 256
+_TASKS: Final = 8192
+"""Far above what one program may have, which the verifier watches: all children of a zygote share this."""
 _STACK_BYTES: Final = 64 << 20
 
 
