@@ -135,13 +135,17 @@ def run(rows: list[Row], kill_every_s: float, environment: dict[str, str]) -> Ru
         kills: list[int] = []
         ended = threading.Event()
         killer = threading.Thread(target=kill_graders, args=(process.pid, kill_every_s, ended, kills))
-        if kill_every_s:
-            killer.start()
-        output, _ = process.communicate()
+        assert process.stdout is not None
+        found = []
+        for line in process.stdout:
+            found.append(json.loads(line))
+            if len(found) == 1 and kill_every_s:  # not before: a grader that never starts is another error
+                killer.start()
+        process.wait()
         ended.set()
-        if kill_every_s:
+        if killer.is_alive():
             killer.join()
-    found = [json.loads(line) for line in output.splitlines()]
+        process.stdout.close()
     wrong = [f"{len(found)} verdicts of {len(rows)} rows"] if len(found) != len(rows) else []
     for number, (row, verdict) in enumerate(zip(rows, found, strict=False), start=1):
         shape = {"verdict", "reason", "wall_ms"} == verdict.keys()
