@@ -1,9 +1,11 @@
 """The system call filter, judged by running its instructions."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from services.verifier.sandbox.inside.profile import Profile
-from services.verifier.sandbox.inside.seccomp import Instruction, filter_program
+from services.verifier.sandbox.inside.seccomp import Filter, Instruction, filter_program
 from services.verifier.sandbox.inside.system_calls import MACHINES
 
 ALLOW, KILL, EPERM, ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
@@ -123,3 +125,9 @@ def test_dangerous_calls_are_on_no_list_that_programs_use() -> None:
     }  # fmt: skip
     _, free, conditional, *_ = MACHINES["x86_64"]
     assert not set(dangerous.values()) & {*free.values(), *conditional.values()}
+
+
+def test_a_machine_without_a_list_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.uname", lambda: SimpleNamespace(machine="riscv64"))
+    with pytest.raises(OSError, match="no system calls are listed for riscv64, only for x86_64, aarch64"):
+        Filter(Profile.PYTHON)

@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 from typing import Final
@@ -33,11 +34,13 @@ class Confinement:
     Attributes:
         level: `IsolationLevel` as a number.
         ruleset: descriptor of the Landlock rules for Python; -1 below that level.
+        filters: of system calls; empty below that level.
         zygote: process id of the parent.
     """
 
     level: int
     ruleset: int
+    filters: Mapping[Profile, seccomp.Filter]
     zygote: int
 
 
@@ -87,7 +90,7 @@ def confine(confinement: Confinement, profile: Profile, wall_s: float, memory_by
     if confinement.level >= LANDLOCK_LEVEL:
         landlock.restrict(confinement.ruleset if profile is Profile.PYTHON else _create_ruleset(profile, scratch))
     if confinement.level >= SECCOMP_LEVEL:
-        seccomp.install(os.getpid(), profile)
+        confinement.filters[profile].install(os.getpid())
 
 
 def confine_worker(level: int) -> None:
@@ -106,7 +109,7 @@ def confine_worker(level: int) -> None:
         paths = [*readable.readable_paths(), *readable.package_folders()]  # SymPy imports some of itself late
         landlock.restrict(landlock.create_ruleset([(path, landlock.READ) for path in paths]))
     if level >= SECCOMP_LEVEL:
-        seccomp.install(os.getpid(), Profile.PYTHON)
+        seccomp.Filter(Profile.PYTHON).install(os.getpid())
 
 
 def _create_ruleset(profile: Profile, scratch: int) -> int:

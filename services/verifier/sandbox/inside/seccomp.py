@@ -37,6 +37,7 @@ _PR_SET_NAME, _PR_GET_NAME = 15, 16
 _TCGETS, _TIOCGWINSZ, _FIONREAD, _FIONBIO, _FIONCLEX, _FIOCLEX = 0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451
 _F_DUPFD, _F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL, _F_DUPFD_CLOEXEC, _F_GETPIPE_SZ = 0, 1, 2, 3, 4, 1030, 1032
 _SECCOMP_MODE_FILTER: Final = 2
+_NO_PROCESS: Final = 0xFFFFFFFF  # stands for the process in a filter that is made ahead; no call or value is that large
 
 Instruction = tuple[int, int, int, int]
 
@@ -54,16 +55,31 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_uint16), ("instructions", ctypes.POINTER(_Instruction)))
 
 
-def install(process_id: int, profile: Profile) -> None:
-    """Filter this process, which is `process_id`, for good; it must have set no_new_privs.
+class Filter:
+    """The filter of a profile, made ahead of the processes it is for: making it takes longer than forking one.
 
     Raises:
-        OSError: the kernel refuses the filter.
-        KeyError: the machine is neither x86_64 nor aarch64.
+        OSError: the machine is neither x86_64 nor aarch64.
     """
-    program = filter_program(os.uname().machine, process_id, profile)
-    array = (_Instruction * len(program))(*(_Instruction(*instruction) for instruction in program))
-    libc.prctl(libc.PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(_Program(len(program), array)))
+
+    def __init__(self, profile: Profile) -> None:
+        machine = os.uname().machine
+        if machine not in MACHINES:
+            raise OSError(ENOSYS, f"no system calls are listed for {machine}, only for {', '.join(MACHINES)}")
+        program = filter_program(machine, _NO_PROCESS, profile)
+        self._instructions = (_Instruction * len(program))(*(_Instruction(*instruction) for instruction in program))
+        self._own_process = [place for place, (*_, operand) in enumerate(program) if operand == _NO_PROCESS]
+
+    def install(self, process_id: int) -> None:
+        """Filter this process, which is `process_id`, for good; it must have set no_new_privs.
+
+        Raises:
+            OSError: the kernel refuses the filter.
+        """
+        for place in self._own_process:
+            self._instructions[place].operand = process_id
+        program = _Program(len(self._instructions), self._instructions)
+        libc.prctl(libc.PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program))
 
 
 def filter_program(machine: str, process_id: int, profile: Profile) -> list[Instruction]:

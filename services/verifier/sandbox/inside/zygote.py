@@ -30,6 +30,7 @@ from services.verifier.sandbox.inside import (
     namespaces,
     readable,
     runner,
+    seccomp,
 )
 from services.verifier.sandbox.inside.confinement import Confinement
 from services.verifier.sandbox.inside.profile import Profile
@@ -76,8 +77,9 @@ def _set_up(level: int) -> Confinement:
     if level >= confinement.LANDLOCK_LEVEL:
         paths = [(path, landlock.READ) for path in readable.readable_paths()]
         ruleset = landlock.create_ruleset([*paths, (readable.STANDARD_LIBRARY, landlock.LIST)])
+    filters = {profile: seccomp.Filter(profile) for profile in Profile} if level >= confinement.SECCOMP_LEVEL else {}
     gc.freeze()
-    return Confinement(level, ruleset, os.getpid())
+    return Confinement(level, ruleset, filters, os.getpid())
 
 
 def _serve(control: socket.socket, lockdown: Confinement) -> None:
