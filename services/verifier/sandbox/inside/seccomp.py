@@ -5,6 +5,7 @@ Refused calls fail with EPERM, as they would for lack of a privilege, so a progr
 
 import ctypes
 import os
+from collections.abc import Iterable
 from errno import ENOSYS, EPERM
 from typing import Final
 
@@ -99,12 +100,23 @@ def filter_program(machine: str, process_id: int, profile: Profile) -> list[Inst
         (_JUMP_IF_AT_LEAST, 0, 1, _X32_BIT),
         _answer(_KILL_PROCESS),
     ]
-    for number in free:
-        program += [(_JUMP_IF_EQUAL, 0, 1, number), _answer(_ALLOW)]
+    for first, last in _ranges(free):
+        program += [(_JUMP_IF_AT_LEAST, 0, 2, first), (_JUMP_IF_AT_LEAST, 1, 0, last + 1), _answer(_ALLOW)]
     for number, body in bodies.items():
         program += [(_JUMP_IF_EQUAL, 0, len(body), number), *body]
     program.append(_answer(_FAIL_WITH | EPERM))
     return program
+
+
+def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Runs of consecutive numbers, as first and last: the kernel reads every instruction for each child."""
+    ranges: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1] = (ranges[-1][0], number)
+        else:
+            ranges.append((number, number))
+    return ranges
 
 
 def _conditions(process_id: int) -> dict[str, list[Instruction]]:
