@@ -11,6 +11,7 @@ from services.common.tensor_layout import Layout
 from services.common.token_class import TokenClass
 from services.common.tree import FinishReason, Logprobs, VersionSpan
 from services.common.weight_broadcast import Rendezvous
+from services.sampler.cache_room import CacheRoom
 from services.sampler.engine import Completion, CompletionRequest, InFlight
 
 END = 0
@@ -22,6 +23,7 @@ class ScriptedEngine:
 
     def __init__(self, latency_s: float = 0.0) -> None:
         self.replicas = 1
+        self.cache = CacheRoom(2**20)
         self.requests: list[CompletionRequest] = []
         self.running = 0
         self.most_running = 0

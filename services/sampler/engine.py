@@ -8,6 +8,7 @@ from typing import Protocol
 from services.common.tensor_layout import Layout
 from services.common.tree import FinishReason, Logprobs, VersionSpan
 from services.common.weight_broadcast import Rendezvous
+from services.sampler.cache_room import CacheRoom
 from services.sampler.stop_strings import StopStrings
 
 
@@ -85,9 +86,11 @@ class Engine(Protocol):
 
     Attributes:
         replicas: copies of the model that it holds.
+        cache: room in its prefix cache.
     """
 
     replicas: int
+    cache: CacheRoom
 
     async def complete(self, request: CompletionRequest) -> Completion:
         """Sample one continuation; cancelling the task frees the engine at once.

@@ -43,7 +43,9 @@ async def search(
                 _count_fork(growing.branches[branch_id], position, request.search.selection, codec)
             await together(growing.fork(branch_id, position, request.search.branches) for branch_id, position in forks)
 
-    with metrics.TREES_IN_FLIGHT.track_inprogress(), metrics.TREE_SECONDS.time():
+    tokens = growing.num_tokens + request.search.max_leaves * request.sampling.max_tokens
+    with metrics.TREES_IN_FLIGHT.track_inprogress(), metrics.TREE_SECONDS.time(), engine.cache.take(tokens) as fits:
+        growing.longest_first = fits
         await together(grow(number) for number in range(request.search.chains))
     metrics.SAMPLED_TREES.inc()
     return growing.tree()

@@ -22,8 +22,8 @@ from services.sampler.prompts import PromptCodec
 from services.sampler.siblings import together
 from services.sampler.stop_strings import StopStrings
 
-FORK_PRIORITY, CHAIN_PRIORITY = 0, 1
-"""Forks go before new chains: their prefix is still cached, and trees that are begun end sooner."""
+FORKS_FIRST, CHAINS_LAST = 0, 2**30
+"""Priorities where not all trees in flight may fit the prefix cache: forks begin while their prefix is still there."""
 
 
 class GrowingTree:
@@ -62,6 +62,9 @@ class GrowingTree:
         self._under_way = 0
         self.num_tokens = len(self._prompt)
         """Tokens of the prompt and of all branches."""
+        self.longest_first = False
+        """Whether requests that may run longest begin first, so that the engine's batch stays full to the end: chains,
+        then forks by their position. Else forks go before chains."""
         self._started = time.perf_counter()
         self._ended = self._started
 
@@ -164,7 +167,7 @@ class GrowingTree:
                 adapter=sampling.adapter,
                 with_entropies=self._request.search.selection is ForkSelection.ENTROPY,
                 affinity=self._affinity,
-                priority=CHAIN_PRIORITY if parent_id is None else FORK_PRIORITY,
+                priority=self._priority(parent_id, position),
             )
         )
         branch = Branch(
@@ -189,6 +192,11 @@ class GrowingTree:
         if self._on_branch is not None:
             self._on_branch(branch)
         return branch
+
+    def _priority(self, parent_id: int | None, position: int) -> int:
+        if self.longest_first:
+            return position
+        return CHAINS_LAST if parent_id is None else FORKS_FIRST
 
     @staticmethod
     def _count(branch: Branch) -> None:

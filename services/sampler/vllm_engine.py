@@ -23,6 +23,7 @@ from services.common.errors import (
 from services.common.tensor_layout import TORCH_TYPES, Layout
 from services.common.weight_broadcast import Rendezvous
 from services.sampler.adapters import Adapter, read_adapters
+from services.sampler.cache_room import CacheRoom
 from services.sampler.engine import Completion, CompletionRequest, InFlight
 from services.sampler.settings import SamplerSettings
 from services.sampler.vllm_arguments import engine_arguments, runs_on_cpu, set_environment
@@ -43,6 +44,8 @@ class VllmEngine:
     def __init__(self, llm: Any, max_model_tokens: int, replicas: int) -> None:
         """Wrap a running AsyncLLM; use `start`."""
         self.replicas = replicas
+        cache = llm.vllm_config.cache_config
+        self.cache = CacheRoom(cache.num_gpu_blocks * cache.block_size)  # on a CPU they are called so too
         self._llm = llm
         self._max_model_tokens = max_model_tokens
         self._two_logprobs = False

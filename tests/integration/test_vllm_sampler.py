@@ -27,7 +27,7 @@ from services.common.tree import (
 )
 from services.sampler.engine import CompletionRequest
 from services.sampler.eptree import search
-from services.sampler.growing_tree import CHAIN_PRIORITY, FORK_PRIORITY
+from services.sampler.growing_tree import CHAINS_LAST, FORKS_FIRST
 from services.sampler.settings import SamplerSettings
 from services.sampler.stop_strings import StopStrings
 from services.sampler.vllm_arguments import CPU_BLOCK_TOKENS
@@ -244,7 +244,7 @@ async def test_waiting_forks_are_begun_before_waiting_chains(engine: VllmEngine)
         await engine.complete(CompletionRequest((5, 6, 7), 1.0, 1.0, 40, min_tokens=40, priority=priority))
         order.append(name)
 
-    chains = [asyncio.create_task(run("chain", CHAIN_PRIORITY)) for _ in range(320)]  # the engine decodes 64 at once
+    chains = [asyncio.create_task(run("chain", CHAINS_LAST)) for _ in range(320)]  # the engine decodes 64 at once
     await asyncio.sleep(0)
-    await asyncio.gather(run("fork", FORK_PRIORITY), *chains)
+    await asyncio.gather(run("fork", FORKS_FIRST), *chains)
     assert order.index("fork") < 192

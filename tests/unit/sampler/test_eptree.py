@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from services.common import metrics
 from services.common.errors import InvalidRequestError
 from services.common.tree import ForkSelection, SearchParameters, Tree, check_tree, in_canonical_order, path_tokens
+from services.sampler.cache_room import CacheRoom
 from services.sampler.engine import Completion, CompletionRequest
 from services.sampler.eptree import search
 from services.sampler.growing_tree import GrowingTree
@@ -120,6 +121,24 @@ async def test_a_chains_forks_do_not_wait_for_other_chains() -> None:
     assert len(engine.requests) == 4  # the held chain, the other chain, and the other chain's two branches
     engine.let_go.set()
     assert len((await searching).branches) == 6
+
+
+def test_what_may_run_longest_begins_first_where_the_tree_fits_the_cache() -> None:
+    engine = ScriptedEngine()
+    tree = asyncio.run(search(engine, DigitCodec(), request(SearchParameters(2, 2, 1, 1), max_tokens=20)))
+    prompt_tokens = len(tree.prompt_token_ids)
+    assert [asked.priority for asked in engine.requests] == [len(a.token_ids) - prompt_tokens for a in engine.requests]
+    assert len(engine.requests) == 6
+
+
+def test_forks_begin_before_chains_where_the_tree_may_not_fit_the_cache() -> None:
+    engine = ScriptedEngine()
+    engine.cache = CacheRoom(100)
+    tree = asyncio.run(search(engine, DigitCodec(), request(SearchParameters(2, 2, 1, 1), max_tokens=20)))
+    forks = [asked.priority for asked in engine.requests if len(asked.token_ids) > len(tree.prompt_token_ids)]
+    chains = [asked.priority for asked in engine.requests if asked.token_ids == tree.prompt_token_ids]
+    assert max(forks) < min(chains)
+    assert (len(chains), len(forks)) == (2, 4)
 
 
 async def test_cancelling_a_search_cancels_its_requests() -> None:
