@@ -4,6 +4,7 @@ Not covered: multimodal prompts.
 """
 
 import asyncio
+import gc
 import importlib
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -92,6 +93,7 @@ class VllmEngine:
         except BaseException:
             engine.close()
             raise
+        _settle()
         return engine
 
     async def complete(self, request: CompletionRequest) -> Completion:
@@ -186,6 +188,7 @@ class VllmEngine:
     def close(self) -> None:
         """End the engine's processes."""
         self._llm.shutdown()
+        _unsettle()
 
     async def _begin_tenure(self, policy_version: int) -> None:
         self._tenures += 1
@@ -250,6 +253,24 @@ class VllmEngine:
                     yield output
             except VLLMClientError as error:
                 raise InvalidRequestError(str(error)) from error
+
+
+def _settle() -> None:
+    """Look no more at what only a start changes: the environment, which vLLM reads several times for each request, and
+    the million objects of its libraries, through which the garbage collector goes while requests wait.
+    """
+    from vllm.envs import enable_envs_cache
+    from vllm.utils.gc_utils import freeze_gc_heap
+
+    enable_envs_cache()
+    freeze_gc_heap()
+
+
+def _unsettle() -> None:
+    from vllm.envs import disable_envs_cache
+
+    disable_envs_cache()
+    gc.unfreeze()
 
 
 def transfer_infos(rendezvous: Rendezvous, layout: Layout) -> tuple[dict[str, Any], dict[str, Any]]:
