@@ -95,7 +95,8 @@ async def measure() -> dict[str, float]:
             medians["code_gradings_per_min"].append(await _gradings_per_min(grader))
             medians["benign_p99_under_hostile_over_none"].append(await _hostile_ratio(grader, random.Random(number)))
     figures = {name: statistics.median(values) for name, values in medians.items()}
-    return figures | {f"{name}_p{p}": percentile(values, p) for name, values in samples.items() for p in (50, 95)}
+    times = {f"{name}_p{p}": percentile(values, p) for name, values in samples.items() for p in (50, 95)}
+    return figures | times | {"child_over_bare_python": times["child_overhead_ms_p50"] / times["bare_python_ms_p50"]}
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
