@@ -17,7 +17,7 @@ from latex2sympy2_extended import (  # type: ignore[import-untyped]
 )
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig  # type: ignore[import-untyped]
 from math_verify import verify  # type: ignore[import-untyped]
-from sympy import Basic, Equality, I, MatrixBase, Symbol, simplify, solve  # type: ignore[import-untyped]
+from sympy import Basic, Derivative, Equality, I, MatrixBase, Symbol, simplify, solve  # type: ignore[import-untyped]
 
 from services.verifier.answer_extraction import unwrap
 from services.verifier.math_numbers import read_chosen, read_number, read_special, without_separators
@@ -42,6 +42,9 @@ _DECIMAL = re.compile(r"(?<![\d_.])(\d{0,400})\.(\d{1,400})(?![\d.])")
 _DIGITS = 30  # more make sums slow
 _SHORT_SCRIPT = re.compile(r"([_^])\s?(\d)(?!\d)")
 _INDEX_I = re.compile(r"_\s?\{?\s?i\b")
+_TEXT = re.compile(r"\\text\s?\{([^{}]{0,200})\}")
+_LONE_LETTER = re.compile(r"\{\s?([a-zA-Z])\s?\}")
+_IDLE_SPACE = re.compile(r"(?<![\w.])\s{1,200}|\s{1,200}(?![\w.])")
 _SET_OPERATION = re.compile(r"[<>]|\\(?:le|ge|ne|cup|cap|setminus|in|emptyset|mathbb)(?![a-zA-Z])")
 
 
@@ -82,6 +85,8 @@ class _Comparison:
         if not gold or not answer:
             return False
         gold_special, special = read_special(gold), read_special(answer)
+        if gold_special is None and len(gold) > 1 and special == ("choice", read_chosen(gold)):
+            return True
         if gold_special is not None or (special is not None and special[0] != "choice"):
             return gold_special == special or (special is None and gold_special == ("choice", read_chosen(answer)))
         if "=" not in gold or "=" not in answer:
@@ -132,17 +137,23 @@ class _Comparison:
 
 
 def _same_expression(gold: str, answer: str) -> bool:
+    spelled_alike = _spelling(gold) == _spelling(answer)
     if any(_IMAGINARY.search(text) for text in (gold, answer)) and not _INDEX_I.search(gold + answer):
         gold, answer = (_IMAGINARY.sub(_IMAGINARY_UNIT, text) for text in (gold, answer))
     expected, got = _parse(gold), _parse(answer)
     if expected is None or got is None:
-        return gold == answer
+        return spelled_alike
     same = verify(
         expected, got, numeric_precision=_DIGITS, strict=True, allow_set_relation_comp=True, timeout_seconds=None
     )
     if same and isinstance(expected, Equality) and isinstance(got, Equality):
         return _have_one_solution_set(expected, got)
     return bool(same)
+
+
+def _spelling(text: str) -> str:
+    r"""A text without what only typesets it: `\text`, braces around one letter, spaces that part no two words."""
+    return _IDLE_SPACE.sub("", _LONE_LETTER.sub(r" \1", _TEXT.sub(r"\1", text)))
 
 
 def _have_one_solution_set(expected: Equality, got: Equality) -> bool:
@@ -162,6 +173,15 @@ def _as_fraction(decimal: "re.Match[str]") -> str:
     return rf"{{\frac{{{whole}{decimals}}}{{1{'0' * len(decimals)}}}}}"
 
 
+def _unknown_derivatives(parsed: Basic | MatrixBase) -> dict[Derivative, Symbol]:
+    """Symbols for derivatives of names, such as dy/dx: to SymPy they are all zero, for no name depends on another."""
+    return {
+        derivative: Symbol(str(derivative))
+        for derivative in parsed.atoms(Derivative)
+        if derivative.expr.free_symbols and derivative.expr.free_symbols.isdisjoint(derivative.variables)
+    }
+
+
 def _parse(text: str) -> Basic | MatrixBase | None:
     """The SymPy expression of a normalised text; None if it is no mathematics that the parser knows."""
     text = _SHORT_SCRIPT.sub(r"\1{\2}", text)
@@ -172,7 +192,7 @@ def _parse(text: str) -> Basic | MatrixBase | None:
         parsed = latex2sympy(
             latex, is_real=True, convert_degrees=False, normalization_config=None, conversion_config=_CASE_COUNTS
         )
-        return parsed.xreplace({_IMAGINARY_SYMBOL: I})
+        return parsed.xreplace({_IMAGINARY_SYMBOL: I} | _unknown_derivatives(parsed))
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001 - the parser raises bare Exception for bad syntax, and others from deep inside SymPy

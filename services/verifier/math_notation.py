@@ -3,11 +3,19 @@ r"""One notation for each thing: what is typeset or written in several ways is p
 import re
 from collections.abc import Callable
 
-NUMBER_WORDS = {
-    "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8",
-    "nine": "9", "ten": "10", "eleven": "11", "twelve": "12", "sixteen": "16",
-}  # fmt: skip
-"""Numbers that are written as words, also where they name a base."""
+_BELOW_TWENTY = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+]  # fmt: skip
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+
+NUMBER_WORDS = {word: str(number) for number, word in enumerate(_BELOW_TWENTY)}
+"""Numbers below a hundred that are written as words, also where they name a base."""
+for _place, _ten in enumerate(_TENS, start=2):
+    NUMBER_WORDS[_ten] = f"{_place}0"
+    NUMBER_WORDS |= {f"{_ten}-{_BELOW_TWENTY[unit]}": f"{_place}{unit}" for unit in range(1, 10)}
+
+_SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 
 DEGREE_SIGN = r"(?:\^\s{0,4}(?:\{\s{0,4}\\circ\s{0,4}\}|\\circ(?![a-zA-Z]))|\\degree(?![a-zA-Z])|°)"
 IN_DEGREES = r"(\d{1,20}(?:\.\d{1,20})?)\s{0,4}" + DEGREE_SIGN
@@ -27,6 +35,10 @@ _ANYWHERE = [
         (r"(?<!\\)\\ |~|[\u00a0\u2009\u202f]", " "),
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
         (r"\\(?:text|math)(?:bf|it|rm|sf|tt|normal)(?![a-zA-Z])|\\(?:mbox|operatorname\*?)(?![a-zA-Z])", r"\\text"),
+        *(
+            (rf"(?<=\d)\s{{0,4}}(\\text\s?\{{\s{{0,4}})?{word}(?![a-zA-Z])", rf"\\times 10^{{{exponent}}}\1")
+            for word, exponent in _SCALES.items()
+        ),
         (
             rf"((?:\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])|{_CIS})\s{{0,4}}[({{]?\s{{0,4}})" + IN_DEGREES,
             r"\1\\frac{\2\\pi}{180}",

@@ -6,6 +6,13 @@ from services.verifier.math_equivalence import equivalent
 from services.verifier.math_policy import MathPolicy
 
 SAME = [
+    ("2500000", r"2.5 \text{ million}"),
+    ("$1.2 billion", "1,200,000,000"),
+    ("3 thousand meters", "3000"),
+    ("21", "twenty-one"),
+    (r"\text{forty}", "40"),
+    ("(A) 12", "A"),
+    (r"\vec{i}+2\vec{j}", r"\vec i + 2\vec j"),
     ("2500", "2,500"),
     ("2500", r"2\,500"),
     ("2500", "2500.0"),
@@ -76,6 +83,10 @@ SAME = [
     (r"\triangle ABC", r"$\triangle ABC$"),
 ]
 DIFFERENT = [
+    ("2.5 million", "2.5"),
+    ("(B) 12", "A"),
+    ("a", "A"),
+    (r"\vec{i}+2\vec{j}", r"2\vec i + \vec j"),
     ("2,500", "500"),
     (r"\frac{1}{3}", "0.333"),
     (r"\frac{3}{8}", r"\frac{8}{3}"),
@@ -139,6 +150,8 @@ DIFFERENT = [
     ("5", "2 3"),
     ("1", "1 1/2"),
     ("6", "2 3"),
+    (r"\frac{dy}{dx}", r"\frac{dx}{dy}"),
+    (r"2\frac{dy}{dx}+1", "1"),
 ]
 POLICIES = [
     (MathPolicy(units="compared"), r"8\text{ cm}", r"8\text{ cm}", True),
