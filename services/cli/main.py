@@ -3,6 +3,7 @@
 Nothing heavier than typer is imported before a command is known, so that `treerl --help` stays quick.
 """
 
+import os
 import signal
 import sys
 from importlib.metadata import version
@@ -279,6 +280,7 @@ def sft(
     resume: Annotated[Literal["auto", "never"], typer.Option(help="auto goes on from a checkpoint.")] = "auto",
 ) -> None:
     """Teach a model by demonstrations, with the loss on responses alone; a killed fine-tuning goes on."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in the trainer, and before torch is loaded
     from services.cli.sft import run_sft
     from services.sft.fine_tuning import Recipe
 
