@@ -4,9 +4,8 @@ import os
 import resource
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import ceil
-from typing import Final
+from typing import Final, NamedTuple
 
 from services.verifier.sandbox.inside import landlock, libc, readable, seccomp
 from services.verifier.sandbox.inside.profile import Profile
@@ -27,8 +26,7 @@ _TASKS: Final = 8192
 _STACK_BYTES: Final = 64 << 20
 
 
-@dataclass(frozen=True)
-class Confinement:
+class Confinement(NamedTuple):
     """How children of one zygote are locked down.
 
     Attributes:

@@ -6,14 +6,13 @@ folders in which systems keep their compilers, headers and libraries.
 
 import os
 import sys
-import sysconfig
 from typing import Final
 
 STANDARD_LIBRARY: Final = os.path.dirname(os.__file__)
 
 # Installed packages lie inside the standard library's folder but are no part of it.
 _NOT_STANDARD: Final = ("site-packages", "dist-packages")
-_MULTIARCH: Final = sysconfig.get_config_var("MULTIARCH") or ""
+_MULTIARCH: Final = getattr(sys.implementation, "_multiarch", "")  # sysconfig would load a thousand variables for it
 _LIBRARY_FOLDERS: Final = (
     *(os.path.join(folder, _MULTIARCH) for folder in ("/lib", "/usr/lib") if _MULTIARCH),
     "/lib64",
