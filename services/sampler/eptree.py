@@ -43,9 +43,7 @@ async def search(
                 _count_fork(growing.branches[branch_id], position, request.search.selection, codec)
             await together(growing.fork(branch_id, position, request.search.branches) for branch_id, position in forks)
 
-    tokens = growing.num_tokens + request.search.max_leaves * request.sampling.max_tokens
-    with metrics.TREES_IN_FLIGHT.track_inprogress(), metrics.TREE_SECONDS.time(), engine.cache.take(tokens) as fits:
-        growing.longest_first = fits
+    with growing.in_flight(), metrics.TREES_IN_FLIGHT.track_inprogress(), metrics.TREE_SECONDS.time():
         await together(grow(number) for number in range(request.search.chains))
     metrics.SAMPLED_TREES.inc()
     return growing.tree()

@@ -4,7 +4,8 @@ import hashlib
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from services.common import metrics
 from services.common.errors import InvalidRequestError
@@ -62,9 +63,7 @@ class GrowingTree:
         self._under_way = 0
         self.num_tokens = len(self._prompt)
         """Tokens of the prompt and of all branches."""
-        self.longest_first = False
-        """Whether requests that may run longest begin first, so that the engine's batch stays full to the end: chains,
-        then forks by their position. Else forks go before chains."""
+        self._longest_first = False
         self._started = time.perf_counter()
         self._ended = self._started
 
@@ -108,6 +107,21 @@ class GrowingTree:
             if branch.id == chain_id or branch.parent_id in members:
                 members[branch.id] = branch
         return list(members.values())
+
+    @contextmanager
+    def in_flight(self) -> Iterator[None]:
+        """Count the tree, with all leaves of its search, among those in flight.
+
+        If all of them fit the prefix cache, its requests that may run longest begin first, so that the engine's batch
+        stays full to the end: chains, then forks by their position. Else forks begin before chains.
+        """
+        most_tokens = self.num_tokens + self._request.search.max_leaves * self._request.sampling.max_tokens
+        with self._engine.cache.take(most_tokens) as fits:
+            self._longest_first = fits
+            try:
+                yield
+            finally:
+                self._longest_first = False
 
     async def sample_chain(self, number: int) -> Branch:
         """Sample a chain from the prompt; its number sets it apart from its siblings."""
@@ -194,7 +208,7 @@ class GrowingTree:
         return branch
 
     def _priority(self, parent_id: int | None, position: int) -> int:
-        if self.longest_first:
+        if self._longest_first:
             return position
         return CHAINS_LAST if parent_id is None else FORKS_FIRST
 

@@ -61,7 +61,8 @@ class SamplerServicer(rpc.SamplerServiceServicer):
         self._limits.check(tree_request)
         growing = GrowingTree(engine, prompts, tree_request)
         async with self._admission.admit(context.peer(), request.num_chains):
-            await together(growing.sample_chain(number) for number in range(request.num_chains))
+            with growing.in_flight():
+                await together(growing.sample_chain(number) for number in range(request.num_chains))
         self._held.hold(growing)
         return pb.GenerateResponse(tree=codec.encode_tree(growing.tree()))
 

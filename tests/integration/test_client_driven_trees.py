@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common import codec
-from services.common.tree import Branch, Tree, VersionSpan, check_tree
+from services.common.tree import Branch, SearchParameters, Tree, VersionSpan, check_tree
 from services.sampler.engine import Completion, CompletionRequest
+from services.sampler.growing_tree import FORKS_FIRST
 from tests.scripted_engine import ScriptedEngine
-from tests.served_sampler import GatedEngine, Service, generate_request, served_sampler
+from tests.served_sampler import GatedEngine, Service, generate_request, search_request, served_sampler
 from treerl.sampler.v1 import sampler_service_pb2 as pb
 from treerl.sampler.v1 import sampler_service_pb2_grpc as rpc
 
@@ -174,3 +175,16 @@ async def test_forks_that_wait_together_cannot_outgrow_the_tree() -> None:
         codes = sorted([(await fork.code()).name for fork in forks])
         assert codes == ["FAILED_PRECONDITION"] * 3 + ["OK"] * 3
         assert len((await get_tree(service.stub, tree_id)).branches) == 4
+
+
+async def test_a_clients_chains_do_not_wait_behind_those_of_searches() -> None:
+    engine = ScriptedEngine()
+    async with served_sampler(engine) as service:
+        tree = (await service.stub.Generate(generate_request(2))).tree
+        chain = max(tree.branches, key=lambda branch: len(branch.token_ids))
+        await service.stub.Fork(pb.ForkRequest(tree_id=tree.tree_id, branch_id=chain.id, token_index=1, num_branches=1))
+        generated = [asked.priority for asked in engine.requests]
+        engine.requests.clear()
+        _ = [event async for event in service.stub.SearchTree(search_request(SearchParameters(2)))]
+    assert generated == [0, 0, FORKS_FIRST]
+    assert [asked.priority for asked in engine.requests] == [0, 0]
