@@ -25,7 +25,7 @@ _GRACE_S = 5.0  # a zygote that has not answered so long after a child's last mo
 _MESSAGE_BYTES = 4096
 _PIPE_BYTES = 1 << 20  # the most that a user without privileges may ask for
 _ENVIRONMENT = {"LD_BIND_NOW": "1"}  # each child would look the same symbols up again
-_GRADER_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}  # its libraries start no threads before the fork
+_GRADER_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}  # no threads before the fork; some libraries lack symbols they never use
 _SOURCE_ROOT = Path(__file__).parents[3]
 _BOOT = (
     "import sys; sys.path.insert(0, sys.argv.pop()); from services.verifier.sandbox.inside import zygote; "
@@ -255,7 +255,7 @@ def _spawn(level: IsolationLevel, grader: str) -> tuple[subprocess.Popen[bytes],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
-            env=_ENVIRONMENT | (_GRADER_ENVIRONMENT if grader else {}),
+            env=_GRADER_ENVIRONMENT if grader else _ENVIRONMENT,
             cwd="/",
             process_group=0,  # no session of its own: the kernel may share cores out by session first, then by niceness
         )
