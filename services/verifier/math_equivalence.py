@@ -85,6 +85,7 @@ class _Comparison:
         if not gold or not answer:
             return False
         gold_special, special = read_special(gold), read_special(answer)
+        # A gold that is a lone small letter is a variable.
         if gold_special is None and len(gold) > 1 and special == ("choice", read_chosen(gold)):
             return True
         if gold_special is not None or (special is not None and special[0] != "choice"):
@@ -137,12 +138,12 @@ class _Comparison:
 
 
 def _same_expression(gold: str, answer: str) -> bool:
-    spelled_alike = _spelling(gold) == _spelling(answer)
-    if any(_IMAGINARY.search(text) for text in (gold, answer)) and not _INDEX_I.search(gold + answer):
-        gold, answer = (_IMAGINARY.sub(_IMAGINARY_UNIT, text) for text in (gold, answer))
-    expected, got = _parse(gold), _parse(answer)
+    formulas = [gold, answer]
+    if any(_IMAGINARY.search(text) for text in formulas) and not _INDEX_I.search(gold + answer):
+        formulas = [_IMAGINARY.sub(_IMAGINARY_UNIT, text) for text in formulas]
+    expected, got = map(_parse, formulas)
     if expected is None or got is None:
-        return spelled_alike
+        return _spelling(gold) == _spelling(answer)
     same = verify(
         expected, got, numeric_precision=_DIGITS, strict=True, allow_set_relation_comp=True, timeout_seconds=None
     )

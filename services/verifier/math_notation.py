@@ -9,11 +9,12 @@ _BELOW_TWENTY = [
 ]  # fmt: skip
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 
-NUMBER_WORDS = {word: str(number) for number, word in enumerate(_BELOW_TWENTY)}
+_UNITS = ["", *(f"-{word}" for word in _BELOW_TWENTY[1:10])]
+
+NUMBER_WORDS = {
+    word: str(number) for number, word in enumerate([*_BELOW_TWENTY, *(ten + unit for ten in _TENS for unit in _UNITS)])
+}
 """Numbers below a hundred that are written as words, also where they name a base."""
-for _place, _ten in enumerate(_TENS, start=2):
-    NUMBER_WORDS[_ten] = f"{_place}0"
-    NUMBER_WORDS |= {f"{_ten}-{_BELOW_TWENTY[unit]}": f"{_place}{unit}" for unit in range(1, 10)}
 
 _SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 
@@ -24,8 +25,10 @@ _CIS = r"(?:\\text\s?\{\s?cis\s?\}|\\cis(?![a-zA-Z])|(?<![a-zA-Z\\])cis(?![a-zA-
 _NUMERAL = r"(?:[0-9][0-9A-Za-z]{0,200}|[A-Fa-f][0-9A-Fa-f]{1,200})"
 _BASE = rf"\d{{1,2}}|{'|'.join(NUMBER_WORDS)}"
 
+_Rules = list[tuple[re.Pattern[str], str | Callable[["re.Match[str]"], str]]]
+
 # In order: each may count on those before it.
-_ANYWHERE = [
+_ANYWHERE: _Rules = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"\\(?:left|right|displaystyle|textstyle|limits|[bB]igg?[lr]?)(?![a-zA-Z])", ""),
@@ -35,9 +38,9 @@ _ANYWHERE = [
         (r"(?<!\\)\\ |~|[\u00a0\u2009\u202f]", " "),
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
         (r"\\(?:text|math)(?:bf|it|rm|sf|tt|normal)(?![a-zA-Z])|\\(?:mbox|operatorname\*?)(?![a-zA-Z])", r"\\text"),
-        *(
-            (rf"(?<=\d)\s{{0,4}}(\\text\s?\{{\s{{0,4}})?{word}(?![a-zA-Z])", rf"\\times 10^{{{exponent}}}\1")
-            for word, exponent in _SCALES.items()
+        (
+            rf"(?<=\d)\s{{0,4}}(\\text\s?\{{\s{{0,4}})?({'|'.join(_SCALES)})(?![a-zA-Z])",
+            lambda m: rf"\times 10^{{{_SCALES[m[2]]}}}{m[1] or ''}",
         ),
         (
             rf"((?:\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])|{_CIS})\s{{0,4}}[({{]?\s{{0,4}})" + IN_DEGREES,
@@ -68,7 +71,7 @@ _ANYWHERE = [
     )
 ]
 
-_WHOLE: list[tuple[re.Pattern[str], str | Callable[["re.Match[str]"], str]]] = [
+_WHOLE: _Rules = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         # `option B`, `**B**`

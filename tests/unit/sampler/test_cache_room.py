@@ -1,5 +1,7 @@
 """Room for trees in flight in the prefix cache."""
 
+import pytest
+
 from services.sampler.cache_room import CacheRoom
 
 
@@ -11,10 +13,7 @@ def test_trees_fit_up_to_the_last_token() -> None:
 
 def test_a_tree_that_has_ended_makes_room_whatever_ended_it() -> None:
     room = CacheRoom(100)
-    try:
-        with room.take(100):
-            raise ValueError
-    except ValueError:
-        pass
+    with pytest.raises(ValueError, match="lost"), room.take(100):
+        raise ValueError("lost")
     with room.take(100) as fits:
         assert fits
