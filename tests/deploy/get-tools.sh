@@ -9,16 +9,22 @@ python=${2:-python3}
 
 if [ ! -e "$folder/checkov" ]; then
     "$python" -m venv "$folder/checkov-environment"
-    "$folder/checkov-environment/bin/python" -m pip install --quiet --disable-pip-version-check checkov==3.3.30
-    ln -s checkov-environment/bin/checkov "$folder/checkov"
+    if "$folder/checkov-environment/bin/python" -m pip install --quiet --disable-pip-version-check checkov==3.3.30; then
+        ln -s checkov-environment/bin/checkov "$folder/checkov"
+    else
+        rm -r "$folder/checkov-environment"
+        echo "checkov cannot be had here: the tests of the deployment's security skip" >&2
+    fi
 fi
 
 if ! command -v promtool >/dev/null && [ ! -e "$folder/promtool" ] && command -v apt-get >/dev/null; then
     scratch=$(mktemp -d "$folder/promtool.XXXXXX")
     trap 'rm -rf "$scratch"' EXIT
     cd "$scratch"
-    [ "$(id -u)" -ne 0 ] || apt-get update -qq
-    if apt-get download -qq prometheus; then
+    # Root downloads as root: a user whom apt changes to may write neither here nor, on some machines, to /tmp.
+    apt_get() { TMPDIR=$scratch apt-get -qq -o APT::Sandbox::User=root "$@"; }
+    [ "$(id -u)" -ne 0 ] || apt_get update || echo "the lists of packages are those of before" >&2
+    if apt_get download prometheus; then
         dpkg-deb --extract prometheus_*.deb .
         mv usr/bin/promtool "$folder/promtool"
     else
