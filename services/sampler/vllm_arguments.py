@@ -14,7 +14,7 @@ from services.sampler.settings import SamplerSettings
 from services.sampler.vllm_completion import MAX_TOP_TOKENS
 
 CPU_BLOCK_TOKENS = 32
-"""Smallest prefix-cache block of vLLM's CPU backend: a fork computes less than one block again."""
+"""Smallest prefix-cache block of vLLM's CPU backend."""
 
 CUDA_BLOCK_TOKENS = 16
 """Smallest prefix-cache block on CUDA."""
@@ -86,6 +86,12 @@ def engine_arguments(settings: SamplerSettings, folder: Path, on_cpu: bool, adap
         "max_lora_rank": engine_rank(adapters),
         "worker_extension_cls": "services.sampler.vllm_worker.WeightReload",
         "logprobs_mode": "raw_logprobs",
+        # forks begin inside blocks, and vLLM's prefix cache shares whole ones only
+        "kv_transfer_config": {
+            "kv_connector": "PartialBlocks",
+            "kv_connector_module_path": "services.sampler.vllm_partial_blocks",
+            "kv_role": "kv_consumer",
+        },
         "max_logprobs": MAX_TOP_TOKENS,
     }
     if settings.weights_transport == "broadcast":

@@ -12,7 +12,6 @@ from services.common.tree import SearchParameters, Tree, TreeRequest
 from services.sampler.engine import InFlight
 from services.sampler.eptree import search
 from services.sampler.settings import SamplerSettings
-from services.sampler.vllm_arguments import CPU_BLOCK_TOKENS
 from services.sampler.vllm_engine import VllmEngine
 from services.sampler.weights import ServedWeights
 from tests.builders import request
@@ -60,6 +59,6 @@ async def test_replicas_reload_together_and_trees_fork_where_their_prefix_is(tmp
             assert await engine.score(CANARY_TOKENS, replica) == pytest.approx(known, abs=1e-3)
         after = await asyncio.gather(*(search(engine, DigitCodec(), tree_request(f"after-{i}")) for i in range(8)))
         assert {s.policy_version for tree in after for branch in tree.branches for s in branch.versions} == {4}
-        assert most_prefilled(after) <= CPU_BLOCK_TOKENS
+        assert most_prefilled(after) == 1
     finally:
         engine.close()

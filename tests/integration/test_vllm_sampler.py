@@ -30,7 +30,6 @@ from services.sampler.eptree import search
 from services.sampler.growing_tree import CHAINS_LAST, FORKS_FIRST
 from services.sampler.settings import SamplerSettings
 from services.sampler.stop_strings import StopStrings
-from services.sampler.vllm_arguments import CPU_BLOCK_TOKENS
 from services.sampler.vllm_engine import VllmEngine
 from tests.builders import PROBLEM, request
 from tests.integration.tiny_policy import CANARY_TOKENS, trainer_logprobs, write_policy
@@ -65,13 +64,13 @@ async def test_sampled_logprobs_are_raw_whatever_the_temperature(engine: VllmEng
     assert completion.logprobs == pytest.approx(scored[len(CANARY_TOKENS) - 1 :], abs=1e-3)
 
 
-async def test_forks_compute_at_most_one_block_again(engine: VllmEngine) -> None:
+async def test_forks_compute_one_token_again(engine: VllmEngine) -> None:
     asked = request(SearchParameters(3, 2, 1, 2), max_tokens=100)
     tree = await search(engine, DigitCodec(), asked)
     check_tree(tree.branches)
     forks = [branch for branch in tree.branches if branch.parent_id is not None]
     assert len(forks) == 12
-    assert max(branch.prefilled_tokens for branch in forks) <= CPU_BLOCK_TOKENS
+    assert {branch.prefilled_tokens for branch in forks} == {1}
 
 
 async def test_the_same_seed_gives_the_same_tree(engine: VllmEngine) -> None:
