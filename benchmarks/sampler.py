@@ -7,9 +7,9 @@ run to the token budget, so that all three decode responses of one length):
 * trees from stream to stream: requests on the prompts stream of a real Valkey server, trees on the trees stream;
 * the authors' schedule: one prompt at a time, all chains first, then all forks.
 
-A fork decodes about half as many tokens as a chain and first computes half a cache block of its prefix again, so the
-first two draw closer with longer responses: they are compared at three lengths. The ratio with no length in its name is
-that of the longest, still short for reasoning; leaves a second, and the authors' schedule, are those of the middle one.
+A fork decodes about half as many tokens as a chain, and each request costs something, so the first two draw closer with
+longer responses: they are compared at three lengths. The ratio with no length in its name is that of the longest, still
+short for reasoning; leaves a second, and the authors' schedule, are those of the middle one.
 How trees share the engine is measured from 1 to 64 at once, and the pause of a reload against the time in which one
 training step's trees are sampled.
 
@@ -52,7 +52,7 @@ from treerl.common.v1 import tree_pb2
 
 ResultT = TypeVar("ResultT")
 
-ROUNDS = 5
+ROUNDS = 6
 TREES_A_ROUND = 32
 TREES_A_ROUND_OF_AUTHORS = 4
 TREES_A_STEP = 16
@@ -76,9 +76,8 @@ class Rates:
     tree_tokens: list[float] = field(default_factory=list)
     tree_leaves: list[float] = field(default_factory=list)
 
-    def add(self, limit_tokens: float, trees: Sequence[Tree], seconds: float) -> None:
-        """Add a round."""
-        self.limit_tokens.append(limit_tokens)
+    def add(self, trees: Sequence[Tree], seconds: float) -> None:
+        """Add a round of trees."""
         self.tree_tokens.append(_decoded(trees) / seconds)
         self.tree_leaves.append(sum(len(tree.branches) for tree in trees) / seconds)
 
@@ -102,12 +101,17 @@ async def measure() -> dict[str, float]:
             prefilled: list[int] = []
             async with _streams(Path(scratch), engine, prompts, weights, settings) as search_all:
                 await search_all(_take(short, TREES_A_STEP))  # the first requests of an engine are slow
-                for _ in track(range(ROUNDS), "sampler", console=console, disable=not console.is_terminal):
+                for number in track(range(ROUNDS), "sampler", console=console, disable=not console.is_terminal):
                     for measured, requests in ((short_rates, short), (middle_rates, middle), (rates, long)):
-                        limit = await _limit(engine, prompts, _take(requests, TREES_A_ROUND))
-                        trees, seconds = await _timed(search_all(_take(requests, TREES_A_ROUND)))
-                        measured.add(limit, trees, seconds)
-                        prefilled += [b.prefilled_tokens for t in trees for b in t.branches if b.parent_id is not None]
+                        for is_limit in (True, False) if number % 2 else (False, True):  # machines change their speed
+                            asked = _take(requests, TREES_A_ROUND)
+                            if is_limit:
+                                measured.limit_tokens.append(await _limit(engine, prompts, asked))
+                                continue
+                            trees, seconds = await _timed(search_all(asked))
+                            measured.add(trees, seconds)
+                            forks = [b for tree in trees for b in tree.branches if b.parent_id is not None]
+                            prefilled += [fork.prefilled_tokens for fork in forks]
                     leaves, seconds = await _timed(_authors(engine, prompts, _take(middle, TREES_A_ROUND_OF_AUTHORS)))
                     author_leaves.append(leaves / seconds)
                     for count in TREES_AT_ONCE:

@@ -6,7 +6,7 @@ step that takes fifteen with a model of a million parameters.
 Not covered: steps whose draws are discarded, as with chunked prefill; the sampler starts vLLM without it on a CPU.
 """
 
-from weakref import WeakKeyDictionary
+from weakref import finalize
 
 import torch
 from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler, apply_top_k_top_p
@@ -24,7 +24,7 @@ class PreparedDraws(TopKTopPSampler):
     def __init__(self, replaced: TopKTopPSampler) -> None:
         """Take over the settings of a sampler."""
         super().__init__(replaced.logprobs_mode, replaced.use_fp64_gumbel)
-        self._prepared: WeakKeyDictionary[torch.Generator, list[int]] = WeakKeyDictionary()
+        self._prepared: dict[int, list[int]] = {}  # by the identity of a generator that lives
 
     def forward_cpu(
         self,
@@ -36,13 +36,13 @@ class PreparedDraws(TopKTopPSampler):
         """Token ids (n,) drawn by Gumbel's trick from logits (n, v), which are overwritten."""
         seed_n = torch.randint(0, SEED_END, (len(logits),))
         if generators:
-            seed_n[list(generators)] = torch.tensor([self._next_seed(generator) for generator in generators.values()])
+            drawn = [(self._prepared.get(id(one)) or self._prepare(one)).pop() for one in generators.values()]
+            seed_n[list(generators)] = torch.tensor(drawn)
         logits_nv = apply_top_k_top_p(logits, k, p).float()
         return torch.ops._C.fused_gumbel_argmax(logits_nv, seed_n), None
 
-    def _next_seed(self, generator: torch.Generator) -> int:
-        prepared = self._prepared.get(generator)
-        if not prepared:
-            prepared = torch.randint(0, SEED_END, (PREPARED,), generator=generator).tolist()
-            self._prepared[generator] = prepared
-        return prepared.pop()
+    def _prepare(self, generator: torch.Generator) -> list[int]:
+        if id(generator) not in self._prepared:
+            finalize(generator, self._prepared.pop, id(generator))
+        self._prepared[id(generator)] = torch.randint(0, SEED_END, (PREPARED,), generator=generator).tolist()
+        return self._prepared[id(generator)]
