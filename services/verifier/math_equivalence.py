@@ -17,7 +17,21 @@ from latex2sympy2_extended import (  # type: ignore[import-untyped]
 )
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig  # type: ignore[import-untyped]
 from math_verify import verify  # type: ignore[import-untyped]
-from sympy import Basic, Derivative, Equality, I, MatrixBase, Symbol, simplify, solve  # type: ignore[import-untyped]
+from sympy import (  # type: ignore[import-untyped]
+    Basic,
+    Derivative,
+    Equality,
+    Ge,
+    Gt,
+    I,
+    Le,
+    Lt,
+    MatrixBase,
+    Symbol,
+    simplify,
+    solve,
+)
+from sympy.core.relational import Relational  # type: ignore[import-untyped]
 
 from services.verifier.answer_extraction import unwrap
 from services.verifier.math_numbers import read_chosen, read_number, read_special, without_separators
@@ -39,6 +53,8 @@ _SIDE_BY_SIDE = re.compile(r"(?<!frac )(?<!binom )(?<![\d._])[\d.]{1,400} [\d.]"
 _IMAGINARY_UNIT = r"{\\iota}"  # a letter that nobody else uses: of what the parser knows as I it drops the exponent
 _IMAGINARY_SYMBOL = Symbol("iota", real=True)
 _DECIMAL = re.compile(r"(?<![\d_.])(\d{0,400})\.(\d{1,400})(?![\d.])")
+_STRICT = (Gt, Lt)
+_INEQUALITIES = (*_STRICT, Ge, Le)
 _DIGITS = 30  # more make sums slow
 _SHORT_SCRIPT = re.compile(r"([_^])\s?(\d)(?!\d)")
 _INDEX_I = re.compile(r"_\s?\{?\s?i\b")
@@ -149,6 +165,8 @@ def _same_expression(gold: str, answer: str) -> bool:
     )
     if same and isinstance(expected, Equality) and isinstance(got, Equality):
         return _have_one_solution_set(expected, got)
+    if isinstance(expected, _INEQUALITIES) and isinstance(got, _INEQUALITIES):
+        return bool(same) or _are_one_inequality(expected, got)
     return bool(same)
 
 
@@ -159,13 +177,32 @@ def _spelling(text: str) -> str:
 
 def _have_one_solution_set(expected: Equality, got: Equality) -> bool:
     """Whether two equations that math-verify takes for the same are: to it all that it finds no solution of are one."""
+    if _constant_ratio(expected.lhs - expected.rhs, got.lhs - got.rhs) is not None:
+        return True
     try:
-        ratio = simplify((expected.lhs - expected.rhs) / (got.lhs - got.rhs))
-        return bool(ratio.is_number and ratio.is_finite) or bool(solve(expected, expected.free_symbols))
+        return bool(solve(expected, expected.free_symbols))
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001 - SymPy raises anything from deep inside
         return False
+
+
+def _are_one_inequality(expected: Relational, got: Relational) -> bool:
+    """Whether two inequalities differ by a positive factor at most."""
+    ratio = _constant_ratio(expected.gts - expected.lts, got.gts - got.lts)
+    same_bound = isinstance(expected, _STRICT) is isinstance(got, _STRICT)
+    return same_bound and ratio is not None and bool(ratio.is_positive)
+
+
+def _constant_ratio(one: Basic, other: Basic) -> Basic | None:
+    """The finite number by which one expression is a multiple of another; None if it is none."""
+    try:
+        ratio = simplify(one / other)
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - SymPy raises anything from deep inside
+        return None
+    return ratio if ratio.is_number and ratio.is_finite else None
 
 
 def _as_fraction(decimal: "re.Match[str]") -> str:
