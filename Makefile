@@ -16,6 +16,8 @@ PROTOS := $(shell find protos -name '*.proto')
 SHELL_SCRIPTS := .ci/run requirements/lock.sh tests/deploy/get-tools.sh
 # Lints of the deployment that `make deploy-tools` brings; where one is missing, the tests that need it skip.
 TOOLS := $(VENV)/tools
+# Two at a time, whatever the machine has: a vLLM engine takes 2 GiB. A file's tests share its engine.
+SIDE_BY_SIDE := -n 2 --dist loadfile
 RUN_TESTS := PATH="$(abspath $(TOOLS)):$$PATH" $(BIN)/python -m pytest
 
 .PHONY: help
@@ -45,7 +47,7 @@ demo: setup ## Train a tiny policy with TreeRL on this machine, and show what it
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## Run all tests but those that need a Docker engine.
-	@$(RUN_TESTS) $(TEST_FLAGS)
+	@$(RUN_TESTS) $(SIDE_BY_SIDE) $(TEST_FLAGS)
 
 .PHONY: test-deploy
 test-deploy: $(VENV)/.installed-dev deploy-tools ## Lint containers and charts; with a Docker engine, run and break a whole stack.
