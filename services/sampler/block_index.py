@@ -18,21 +18,23 @@ Tokens: TypeAlias = tuple[int, ...]
 class _Entry:
     parent: Hashable
     tokens: Tokens
-    content: Hashable
+    content: object
 
 
 class BlockIndex:
     """Blocks by what lies before them and by the tokens that they hold.
 
     A block that is given to other tokens is not taken out when that happens: it is left out when it is come across, so
-    that a cache need not tell. There is one entry a block at most.
+    that a cache need not tell. What names a content is compared by identity: a block that is given to the same tokens
+    once more has an equal name before anything is computed in it. There is one entry a block at most.
     """
 
-    def __init__(self, content_of: Callable[[int], Hashable | None]) -> None:
+    def __init__(self, content_of: Callable[[int], object | None]) -> None:
         """An empty index.
 
         Args:
-            content_of: what names the present content of a block; None where it has none that may be read.
+            content_of: what names the present content of a block, an object of its own each time that the block is
+                given away; None where it has none that may be read.
         """
         self._content_of = content_of
         self._entries: dict[int, _Entry] = {}
@@ -59,7 +61,7 @@ class BlockIndex:
         if content is None:
             raise ValueError(f"block {block} has no content that may be read")
         if block in self._entries:
-            if self._entries[block].content == content:
+            if self._entries[block].content is content:
                 return False
             self._remove(block)
         self._entries[block] = _Entry(parent, tokens, content)
@@ -82,7 +84,7 @@ class BlockIndex:
             common, block = max((_common(tokens, held), block) for held, block in near)
             if common == 0:
                 return None
-            if self._entries[block].content == self._content_of(block):
+            if self._entries[block].content is self._content_of(block):
                 return block, common
             self._remove(block)
         return None

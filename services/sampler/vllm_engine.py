@@ -53,6 +53,8 @@ class VllmEngine:
         self._adapters: dict[str, Any] = {}
         self._tenure = ""
         self._tenures = 0
+        self._in_flight = InFlight.ABORT
+        self._continuing: set[str] = set()
         self._accepted: set[str] = set()
         self._requests = 0
         self._open = asyncio.Event()
@@ -142,8 +144,9 @@ class VllmEngine:
     async def pause(self, in_flight: InFlight) -> None:
         """See `Engine.pause`."""
         self._open.clear()
+        self._in_flight = in_flight
         with _alive():
-            # as `pause_generation`, without its sleep of 20 ms; the salt makes the cache's content useless, and it ages
+            # as `pause_generation`, without its sleep of 20 ms; nothing that counts reads the cache of old weights
             await self._llm.engine_core.pause_scheduler_async(mode=in_flight.name.lower(), clear_cache=False)
 
     async def replace_weights(self, folder: Path, policy_version: int) -> None:
@@ -194,15 +197,19 @@ class VllmEngine:
     async def _begin_tenure(self, policy_version: int) -> None:
         self._tenures += 1
         self._tenure = f"{policy_version}.{self._tenures}"
+        if self._in_flight is InFlight.KEEP:
+            self._continuing.add(self._tenure)
         await self._llm.update_weight_version(self._tenure)
 
     def _stands(self, tenures: list[str], asked_in: str) -> bool:
         """Whether all of a completion was sampled under accepted weights, from the ones on that it was salted for.
 
         One that was on its way to vLLM when weights were replaced has the old salt but begins under the new weights:
-        the blocks that it shares are of the old ones.
+        the blocks that it shares are of the old ones. So are those of one that vLLM had taken back to its queue when
+        all others had ended: it goes on, though it was to be waited for.
         """
-        return tenures[0] == asked_in and self._accepted.issuperset(tenures)
+        ended_well = tenures[0] == asked_in and self._accepted.issuperset(tenures)
+        return ended_well and self._continuing.issuperset(tenures[1:])
 
     async def _until_open(self) -> None:
         while not self._open.is_set():  # it may have been closed again before a waiter's turn comes

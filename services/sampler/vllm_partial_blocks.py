@@ -10,7 +10,6 @@ models with several kinds of cache (sliding windows beside full attention, state
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -39,6 +38,8 @@ if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.request import Request
 
+_PARTIAL = BlockHash(b"partial block")
+
 
 @dataclass
 class BlockCopies(KVConnectorMetadata):
@@ -56,10 +57,13 @@ class PartialBlocks(KVConnectorBase_V1, SupportsHMA):
         """As vLLM makes it."""
         super().__init__(vllm_config, role, kv_cache_config)
         groups = kv_cache_config.kv_cache_groups
-        covered = len(groups) == 1 and type(groups[0].kv_cache_spec) is FullAttentionSpec
+        covered = (
+            len(groups) == 1
+            and type(groups[0].kv_cache_spec) is FullAttentionSpec
+            and not kv_cache_config.needs_kv_cache_zeroing  # before the copies: it could empty their sources
+        )
         self._block_tokens = groups[0].kv_cache_spec.block_size if covered else 0
         self._num_blocks = kv_cache_config.num_blocks
-        self._labels = count()
         self._source = self._place = 0
         self._copies = BlockCopies()
         self._caches: list[Tensor] = []
@@ -69,7 +73,7 @@ class PartialBlocks(KVConnectorBase_V1, SupportsHMA):
     def bind_gpu_block_pool(self, gpu_block_pool: BlockPool) -> None:
         """Learn of the cache's blocks, which on a CPU are called so too."""
         self._blocks = gpu_block_pool.blocks
-        self._index = BlockIndex(lambda block: gpu_block_pool.blocks[block].block_hash)
+        self._index = BlockIndex(lambda block: self._blocks[block].block_hash)
 
     def get_num_new_matched_tokens(self, request: "Request", num_computed_tokens: int) -> tuple[int, bool]:
         """How many tokens after those of whole blocks a block holds; they need no waiting for."""
@@ -114,15 +118,15 @@ class PartialBlocks(KVConnectorBase_V1, SupportsHMA):
             tokens = tuple(request.all_token_ids[start : min(start + self._block_tokens, computed)])
             block = self._blocks[block_ids[place]]
             if block.block_hash is None:  # not full: vLLM would not tell when it is given to other tokens
-                label = BlockHash(b"partial block %d" % next(self._labels))
-                block.set_block_hash(make_block_hash_with_group_id(label, 0), num_tokens=start + len(tokens))
+                block.set_block_hash(make_block_hash_with_group_id(_PARTIAL, 0))
             if not self._index.add(block.block_id, self._parent(request, start), tokens):
                 break  # whoever entered it has entered those before it
 
     def _parent(self, request: "Request", start: int) -> Hashable:
         """What the content of a block depends on beside its own tokens."""
         extra_keys, _ = generate_block_hash_extra_keys(request, start, start + self._block_tokens, 0)
-        return start and request.block_hashes[start // self._block_tokens - 1], extra_keys
+        before = request.block_hashes[start // self._block_tokens - 1] if start else None
+        return before, extra_keys
 
     # In a worker.
 

@@ -54,6 +54,14 @@ def test_a_block_entered_again_with_new_content_is_found_by_that_alone() -> None
     assert index.longest_match("other chain", (7,)) == (1, 1)
 
 
+def test_the_same_tokens_in_the_block_once_more_are_not_there_yet() -> None:
+    content: dict[int, object] = {1: ["one"]}
+    index = BlockIndex(content.get)
+    index.add(1, "chain", (5, 6))
+    content[1] = ["one"]
+    assert index.longest_match("chain", (5, 6)) is None
+
+
 def test_a_block_without_readable_content_is_refused() -> None:
     with pytest.raises(ValueError, match="block 9 has no content"):
         an_index().add(9, "chain", (5,))
