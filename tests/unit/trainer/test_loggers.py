@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -84,8 +86,7 @@ async def test_wandb_works_offline_gets_every_step_once_and_no_secret(
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     await run_of_three_steps_then_again_from_the_second(settings(tmp_path, "wandb"))
-    files = files_below(tmp_path)
-    runs = sorted(file for file in files if file.suffix == ".wandb")
+    runs = sorted(file for file in files_below(tmp_path) if file.suffix == ".wandb")
     assert len(runs) == 2  # one a process
     rows = [row for run in runs for row in history(run)]
     assert [(row["_step"], row.get("train/pass_rate")) for row in rows] == [
@@ -96,7 +97,7 @@ async def test_wandb_works_offline_gets_every_step_once_and_no_secret(
         ("4", "0.4"),
     ]
     assert rows[-1]["heldout/accuracy"] == "0.4"
-    everything = b"".join(map(Path.read_bytes, files))
+    everything = b"".join(map(Path.read_bytes, files_below(tmp_path)))
     assert b"the-run" in everything
     assert b"secret-word" not in everything
 
@@ -106,22 +107,29 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def history(file: Path) -> list[dict[str, str]]:
-    """Rows of an offline run, JSON values by name: records in LevelDB's log format, after seven bytes."""
-    data, rows, begun = file.read_bytes(), [], b""
+    """Rows of an offline run, JSON values by name, once wandb's own process has written all of them."""
+    while not any(record.HasField("exit") for record in records(file)):
+        time.sleep(0.05)
+    items = [record.history.item for record in records(file) if record.HasField("history")]
+    return [{item.key or "/".join(item.nested_key): item.value_json for item in row} for row in items]
+
+
+def records(file: Path) -> Iterator[wandb_internal_pb2.Record]:
+    """What an offline run holds so far: records in LevelDB's log format, after seven bytes."""
+    data, begun = file.read_bytes(), b""
     at = 7
     while at + 7 <= len(data):
         if 32768 - at % 32768 < 7:  # what is left of a block and holds no header is padding
             at += 32768 - at % 32768
             continue
         length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        if at + 7 + length > len(data):
+            return
         begun += data[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # a whole record, or the last part of one
-            record, begun = wandb_internal_pb2.Record.FromString(begun), b""
-            if record.HasField("history"):
-                items = record.history.item
-                rows.append({item.key or "/".join(item.nested_key): item.value_json for item in items})
-    return rows
+            yield wandb_internal_pb2.Record.FromString(begun)
+            begun = b""
 
 
 def test_a_missing_package_is_told_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
