@@ -5,6 +5,7 @@ from enum import Enum
 from importlib import import_module
 from typing import Any
 
+from services.cli.clean_stdout import clean_stdout
 from services.common.logs import configure_logs
 
 
@@ -21,7 +22,8 @@ async def run_bench(target: Target, *, as_json: bool) -> None:
     """Measure, and print tables, or one JSON object."""
     configure_logs("bench", target.value, level="error")
     benchmark = import_module(f"benchmarks.{target.name.lower()}")
-    figures: dict[str, Any] = await benchmark.measure()
+    with clean_stdout():
+        figures: dict[str, Any] = await benchmark.measure()
     if as_json:
         print(json.dumps(figures, indent=2))
         return

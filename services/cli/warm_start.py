@@ -9,8 +9,9 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from services.cli.clean_stdout import clean_stdout
 from services.cli.process import ERROR_PREFIX, LAUNCHER
 from services.common.errors import UnavailableError
 
@@ -63,22 +64,19 @@ def main() -> None:
     from services.demo.warm_start import WarmStartError
     from services.demo.warm_start_cache import cached_warm_start, default_cache_folder
 
-    try:
-        done = cached_warm_start(default_cache_folder(), _tell)
-    except WarmStartError as error:
-        raise SystemExit(f"{ERROR_PREFIX}{error}") from error
-    _print(folder=str(done.folder))
+    with clean_stdout() as records:
 
+        def tell(progress: "Progress") -> None:
+            if progress.assessments:  # it was measured how far it is
+                rates = ", ".join(f"{domain} {of.pass_rate:.0%}" for domain, of in progress.assessments.items())
+                said = f"step {progress.step} of at most {progress.step_limit}, right when sampling: {rates}"
+                print(json.dumps({"progress": said}), file=records, flush=True)
 
-def _tell(progress: "Progress") -> None:
-    """Say how far it is, whenever that was measured."""
-    if progress.assessments:
-        rates = ", ".join(f"{domain} {assessed.pass_rate:.0%}" for domain, assessed in progress.assessments.items())
-        _print(progress=f"step {progress.step} of at most {progress.step_limit}, right when sampling: {rates}")
-
-
-def _print(**record: Any) -> None:
-    print(json.dumps(record), flush=True)
+        try:
+            done = cached_warm_start(default_cache_folder(), tell)
+        except WarmStartError as error:
+            raise SystemExit(f"{ERROR_PREFIX}{error}") from error
+        print(json.dumps({"folder": str(done.folder)}), file=records, flush=True)
 
 
 if __name__ == "__main__":
