@@ -61,6 +61,7 @@ async def warm_started_policy(on_progress: Callable[[str], None]) -> Path:
 
 def main() -> None:
     """Train the policy, or find it in the cache, and say how it goes."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in the trainer, and before torch is loaded
     from services.demo.warm_start import WarmStartError
     from services.demo.warm_start_cache import cached_warm_start, default_cache_folder
 
