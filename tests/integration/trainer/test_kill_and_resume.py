@@ -214,13 +214,10 @@ class Run:
         served, loads = len(sampler.served), len(sampler.in_flight)
 
         def changed(pattern: str) -> bool:
-            for path in self.folder.glob(pattern):
-                try:
-                    if path.stat().st_ctime_ns > began:
-                        return True
-                except FileNotFoundError:  # renamed or removed meanwhile
-                    continue
-            return False
+            try:
+                return any(path.stat().st_ctime_ns > began for path in self.folder.glob(pattern))
+            except FileNotFoundError:  # a file or its folder was renamed or removed meanwhile; asked again at once
+                return False
 
         return {
             "a checkpoint is being written": lambda: changed("checkpoints/.step-*"),
