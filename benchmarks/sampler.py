@@ -83,7 +83,7 @@ class Rates:
 
 
 async def measure() -> dict[str, float]:
-    """Run the benchmark, about twelve minutes on two cores.
+    """Run the benchmark, about sixteen minutes on two cores.
 
     Returns:
         Rates a second, their ratios (medians over rounds), tokens of a fork's prefix that were computed again, and the

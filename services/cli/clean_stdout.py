@@ -19,5 +19,4 @@ def clean_stdout() -> Iterator[IO[str]]:
             yield ours
         finally:
             sys.stdout.flush()
-            ours.flush()
             os.dup2(ours.fileno(), _OUTPUT)

@@ -68,10 +68,8 @@ def main() -> None:
     with clean_stdout() as records:
 
         def tell(progress: "Progress") -> None:
-            if progress.assessments:  # it was measured how far it is
-                rates = ", ".join(f"{domain} {of.pass_rate:.0%}" for domain, of in progress.assessments.items())
-                said = f"step {progress.step} of at most {progress.step_limit}, right when sampling: {rates}"
-                print(json.dumps({"progress": said}), file=records, flush=True)
+            if progress.assessments:
+                print(json.dumps({"progress": str(progress)}), file=records, flush=True)
 
         try:
             done = cached_warm_start(default_cache_folder(), tell)

@@ -29,8 +29,7 @@ def main(folder: Path) -> None:
 
 def _tell(progress: Progress) -> None:
     if progress.assessments:
-        rates = ", ".join(f"{domain} {assessed.pass_rate:.0%}" for domain, assessed in progress.assessments.items())
-        print(f"step {progress.step} of at most {progress.step_limit}, right when sampling: {rates}", flush=True)
+        print(progress, flush=True)
 
 
 if __name__ == "__main__":

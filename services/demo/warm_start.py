@@ -65,6 +65,10 @@ class Progress:
     loss: float
     assessments: Mapping[Domain, Assessment]
 
+    def __str__(self) -> str:
+        rates = ", ".join(f"{domain} {assessed.pass_rate:.0%}" for domain, assessed in self.assessments.items())
+        return f"step {self.step} of at most {self.step_limit}, right when sampling: {rates}"
+
 
 @dataclass(frozen=True)
 class WarmStart:

@@ -86,6 +86,7 @@ def engine_arguments(settings: SamplerSettings, folder: Path, on_cpu: bool, adap
         "max_lora_rank": engine_rank(adapters),
         "worker_extension_cls": "services.sampler.vllm_worker.WeightReload",
         "logprobs_mode": "raw_logprobs",
+        "max_logprobs": MAX_TOP_TOKENS,
         # Forks begin inside blocks, and vLLM's prefix cache shares whole ones only. Not as a consumer: for one of those
         # vLLM frees blocks late, in case a load is not ordered after what was computed before it; these copies are.
         "kv_transfer_config": {
@@ -93,7 +94,6 @@ def engine_arguments(settings: SamplerSettings, folder: Path, on_cpu: bool, adap
             "kv_connector_module_path": "services.sampler.vllm_partial_blocks",
             "kv_role": "kv_producer",
         },
-        "max_logprobs": MAX_TOP_TOKENS,
     }
     if settings.weights_transport == "broadcast":
         arguments["weight_transfer_config"] = {"backend": GLOO_BACKEND if on_cpu else "nccl"}
